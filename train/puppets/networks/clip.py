@@ -12,26 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.puppets.networks.targets import COLORS, colors_of, labels_tensor
-from train.puppets.networks.tokenizer import build, save
-from train.puppets.networks.training import (
-    CLIP,
-    device,
-    fit,
-    log,
-    seeded,
-    to_unit,
-    training_set,
-    weathered,
-)
-from train.puppets.world.attributes import VALUES, phrase
+from train.puppets.networks.judge import VALUES, truth
+from train.puppets.networks.keypoints import weathered
+from train.puppets.networks.training import CLIP, device, fit, log, seeded, to_unit, training_set
+from train.puppets.world import vocabulary
 from train.puppets.world.examples import (
     ARMS,
     BACKGROUNDS,
-    EXPRESSIONS,
-    GAZES,
     LEGS,
-    Drawing,
+    Puppet,
     describe,
     draw_many,
     images_of,
@@ -39,20 +28,21 @@ from train.puppets.world.examples import (
     sample_puppet,
 )
 
-STEPS, BATCH, LR = 1500, 128, 4e-3
-SAME_PLACE_SHARE = 0.3  # of a batch have one background, which then tells nothing apart
-TWINS_SHARE = 0.35  # of a batch are a few puppets in all poses, which only the pose tells apart
-CONTEXT = 60  # tokens of a description
-WIDTH = 128  # of the text tower and of the embedding
-ATTRIBUTE_WEIGHT, COLOR_WEIGHT = 0.3, 1.5  # of the losses beside that of matching
+STEPS, BATCH, LR = 1100, 160, 1.5e-3
+SAME_PLACE_SHARE = 0.3  # of the batches have a single background, which then tells nothing apart
+# of the batches show a few puppets in all poses, which only the pose tells apart
+TWINS_SHARE = 0.35
+WIDTH = 128  # of both towers and of the embedding
+READING = 0.3  # weight of the loss of classifying the attributes from both embeddings
 CONFIG = {
     "model_cfg": {
         "embed_dim": WIDTH,
         "vision_cfg": {
-            "image_size": 96, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64,
+            "image_size": 32, "patch_size": 4, "width": WIDTH, "layers": 3, "head_width": 32,
+            "mlp_ratio": 2.0,
         },
         "text_cfg": {
-            "context_length": CONTEXT, "vocab_size": 0, "width": WIDTH, "heads": 4, "layers": 2,
+            "context_length": 48, "vocab_size": 0, "width": WIDTH, "heads": 4, "layers": 2,
             "mlp_ratio": 3.0, "hf_tokenizer_name": "puppets",
         },
     },
@@ -68,23 +58,22 @@ def write_folder(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    tokenizer = build(CONTEXT)
+    tokenizer = vocabulary.build()
     config = json.loads(json.dumps(CONFIG))
     text = config["model_cfg"]["text_cfg"]
     text["vocab_size"] = len(tokenizer)
-    save(tokenizer, folder)
+    tokenizer.model_max_length = text["context_length"]
+    vocabulary.save(tokenizer, folder)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def prepared(images: Tensor) -> Tensor:
-    """open_clip's preprocessing."""
-    side = CONFIG["model_cfg"]["vision_cfg"]["image_size"]
-    resized = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
-    return (resized.clamp(0, 1) - 0.5) / 0.25
+    """open_clip's preprocessing for images of this size."""
+    return (images - 0.5) / 0.25
 
 
 def augmented(images: Tensor) -> Tensor:
-    """Adds noise and blur, slight changes of brightness and color, and a crop by up to 8%."""
+    """Adds noise and blur, slight changes of brightness and color, and a crop by 1 or 2 pixels."""
     n, side = len(images), images.shape[-1]
     images = weathered(images)
     gain = 1 + 0.06 * torch.randn(n, 3, 1, 1, device=images.device)
@@ -102,33 +91,48 @@ def completeness(rng: Random) -> float:
     return rng.choices((0.2, 0.6, 1.0), (3, 3, 4))[0]
 
 
-def twins(count: int, rng: Random) -> list[Drawing]:
-    """A few puppets, each at one place and in every pose: only the pose and the face tell them
-    apart."""
+def twins(count: int, rng: Random) -> list[Puppet]:
+    """A few puppets, each at one place and in every pose: only the pose tells them apart."""
     poses = [*product(ARMS, LEGS)]
-    drawings: list[Drawing] = []
-    while len(drawings) < count:
+    puppets: list[Puppet] = []
+    while len(puppets) < count:
         looks, place = sample_looks(rng), rng.choice(BACKGROUNDS)
-        drawings += [
-            Drawing(sample_puppet(rng, looks, arms, legs, place, rng.choice(GAZES),
-                                  rng.choice(EXPRESSIONS)))
-            for arms, legs in poses
-        ]  # fmt: skip
-    return drawings[:count]
+        puppets += [sample_puppet(rng, looks, arms, legs, place) for arms, legs in poses]
+    return puppets[:count]
 
 
-def attribute_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of reading each attribute, as zero-shot classification does; their sum.
+class AttributeHeads(nn.Module):
+    """Classifies the attributes from both embeddings with the same heads, to align the spaces."""
 
-    Args:
-        logits: (N, phrases), of images against the phrases of all values, in the order of VALUES.
-        labels: (N, 13), indices of values; -100 for none.
-    """
-    loss = logits.new_zeros(())
-    for column, part in enumerate(logits.split([len(v) for v in VALUES.values()], dim=1)):
-        if (labels[:, column] >= 0).any():  # else the mean is 0/0
-            loss = loss + F.cross_entropy(part, labels[:, column])
-    return loss
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = nn.ModuleDict({k: nn.Linear(WIDTH, len(v)) for k, v in VALUES.items()})
+        self.palette = nn.Linear(WIDTH, 12)
+
+    def forward(
+        self, images: Tensor, texts: Tensor, puppets: list[Puppet], descriptions: list[str]
+    ) -> Tensor:
+        """The loss for embeddings (N, 128) of images and texts; a text counts for what it names."""
+        true = truth(puppets)
+        off = self.palette(images * WIDTH**0.5).unflatten(1, (4, 3)) - true["palette"]
+        loss: Tensor = 5 * off.abs().mean()
+        for name, head in self.names.items():
+            named = torch.tensor([
+                _phrase(name, puppet) in description
+                for puppet, description in zip(puppets, descriptions, strict=True)
+            ]).to(device())  # fmt: skip
+            loss = loss + F.cross_entropy(head(images * WIDTH**0.5), true[name])
+            if (named & (true[name] >= 0)).any():
+                label = true[name].where(named, -100)
+                loss = loss + F.cross_entropy(head(texts * WIDTH**0.5), label)
+        return loss
+
+
+def _phrase(name: str, puppet: Puppet) -> str:
+    """The phrase of an attribute in a description."""
+    looks = puppet.looks
+    phrases = {"shirt": f"{looks.shirt_name} shirt", "trousers": f"{looks.trousers_name} trousers"}
+    return phrases.get(name) or str(getattr(looks, name, None) or getattr(puppet, name))
 
 
 def run(steps: int = STEPS) -> None:
@@ -139,45 +143,35 @@ def run(steps: int = STEPS) -> None:
     place = f"local-dir:{CLIP}"
     model = open_clip.create_model(place, load_weights=False).to(device())
     tokenizer = open_clip.get_tokenizer(place)
-    palette = nn.Linear(WIDTH, 3 * len(COLORS)).to(device())  # so that looks are in the embedding
-    both = nn.ModuleList([model, palette])
-    phrases = tokenizer([phrase(n, v) for n, values in VALUES.items() for v in values]).to(device())
+    heads = AttributeHeads().to(device())
+    both = nn.ModuleList([model, heads])
     log.info("clip: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     rng = Random(14)
     at_place = [
-        torch.tensor([i for i, d in enumerate(data.drawings) if d.subject.background == name])
+        torch.tensor([i for i, p in enumerate(data.puppets) if p.background == name])
         for name in BACKGROUNDS
     ]
 
-    def text_of(drawing: Drawing, keep: float) -> str:
-        return describe(drawing.subject, rng, drawing.medium, keep)
-
-    def batch_of(index: Tensor) -> tuple[list[Drawing], Tensor, list[str]]:
-        """Drawings, their images, and their descriptions: a part of the batch at one place, a part
-        of twins, and the rest at random."""
-        twin_count, place_count = int(TWINS_SHARE * len(index)), int(SAME_PLACE_SHARE * len(index))
-        pool = rng.choice(at_place)
-        index = index[twin_count:].clone()
-        index[:place_count] = pool[torch.randint(0, len(pool), (place_count,))]
-        alike = twins(twin_count, rng)
-        drawings = [data.drawings[i] for i in index.tolist()]
-        texts = [text_of(d, 1.0) for d in alike] + [text_of(d, completeness(rng)) for d in drawings]
-        return [*alike, *drawings], torch.cat([images_of(alike), data.images[index]]), texts
+    def batch_of(index: Tensor) -> tuple[list[Puppet], Tensor, list[str]]:
+        """Puppets, their images, and their descriptions."""
+        kind = rng.random()
+        if kind < TWINS_SHARE:
+            puppets = twins(len(index), rng)
+            return puppets, images_of(puppets), [describe(p, rng, 1.0) for p in puppets]
+        if kind < TWINS_SHARE + SAME_PLACE_SHARE:
+            pool = rng.choice(at_place)
+            index = pool[torch.randint(0, len(pool), (len(index),))]
+        puppets = [data.puppets[i] for i in index.tolist()]
+        return puppets, data.images[index], [describe(p, rng, completeness(rng)) for p in puppets]
 
     def loss_of(index: Tensor) -> Tensor:
-        drawings, images, texts = batch_of(index)
+        puppets, images, texts = batch_of(index)
         image_features = model.encode_image(prepared(augmented(to_unit(images))), normalize=True)
         text_features = model.encode_text(tokenizer(texts).to(device()), normalize=True)
         logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
-        matching = torch.arange(len(drawings), device=logits.device)
+        matching = torch.arange(len(puppets), device=logits.device)
         match = (F.cross_entropy(logits, matching) + F.cross_entropy(logits.T, matching)) / 2
-        phrase_features = model.encode_text(phrases, normalize=True)
-        read = model.logit_scale.exp().clamp(max=100) * image_features @ phrase_features.T
-        attributes = attribute_loss(read, labels_tensor(drawings))
-        colors = colors_of(drawings)
-        off = palette(image_features * WIDTH**0.5).unflatten(1, (len(COLORS), 3)) - colors
-        seen = off[colors.isfinite()].abs().mean()
-        return match + ATTRIBUTE_WEIGHT * attributes + COLOR_WEIGHT * seen
+        return match + READING * heads(image_features, text_features, puppets, texts)
 
     fit("clip", both, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR,
         weight_decay=0.02)  # fmt: skip
@@ -193,7 +187,7 @@ def retrieval(folder: Path, count: int = 500) -> float:
     model = model.eval()
     fresh, rng = draw_many(count, seed=24), Random(24)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    texts = [describe(d.subject, rng, d.medium, 1.0) for d in fresh.drawings]
+    texts = [describe(puppet, rng, 1.0) for puppet in fresh.puppets]
     text_features = model.encode_text(tokenizer(texts), normalize=True)
     image_features = model.encode_image(prepared(fresh.images.float() / 255), normalize=True)
     nearest = (text_features @ image_features.T).argmax(1)
