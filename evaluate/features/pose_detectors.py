@@ -44,7 +44,7 @@ class PuppetPoses(KeypointPoses):
     """Joints by the bundled network; heads from the chin to the top of the hat."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__("puppets", HeadFrame(side=2.8, above=0.6))
+        super().__init__("puppets", HeadFrame(side=2.5, above=0.6))
         self.device = device
         self.network = self.joints = KeypointNetwork.from_folder(POSE).to(device).eval()
 

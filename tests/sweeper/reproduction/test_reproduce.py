@@ -237,20 +237,6 @@ def test_settings_of_another_version_are_migrated() -> None:
     assert migrated.config.probes.attributes == "person"
 
 
-def test_embedded_images_bring_their_own_defaults() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        logged = migrate_config.migrate(
-            ReceivedSettings({"data": {"path": "puppets_object"}}), {}
-        ).config
-        typed = migrate_config.migrate(
-            ReceivedSettings({"data": {"path": "pictures"}}), {"data.path": "puppets_style"}
-        ).config
-        own = migrate_config.migrate(ReceivedSettings({}), {"data.path": "pictures"}).config
-    assert (logged.data.trigger, logged.probes.attributes) == ("sks robot", "puppets_object")
-    assert (typed.data.trigger, typed.probes.attributes) == ("sks drawing", "puppets_style")
-    assert (own.data.trigger, own.probes.attributes) == ("sks puppet", "puppets")
-
-
 def epoch(number: int, weights: str = "a", **scores: float) -> ScoredEpoch:
     card = Scorecard(Path("-"), number, {n: Estimate(v, v, v) for n, v in scores.items()})
     return ScoredEpoch(card, 0.1, 1e-3, 1.0, 1.0, 0, weights)

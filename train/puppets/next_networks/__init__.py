@@ -1,0 +1,1 @@
+"""The networks of the 64-pixel world and their training; they replace `networks`."""

@@ -1,0 +1,188 @@
+"""Stage 6: the judge, which classifies the attributes of an image for gates, tests and bench.
+
+It is not used for scores. Trained on renders only, with nothing in common with the tiny CLIP or
+the keypoint network, it is an independent reference for the scores.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.puppets.networks.training import device, fit, log, seeded, to_unit
+from train.puppets.next_networks.targets import (
+    COLORS,
+    FILLS,
+    colors_of,
+    fill_of,
+    labels_tensor,
+    points_of,
+)
+from train.puppets.next_networks.training import JUDGE, training_set
+from train.puppets.next_world.attributes import VALUES
+from train.puppets.next_world.examples import (
+    JOINTS,
+    SIZE,
+    Drawing,
+    Looks,
+    Style,
+    ToyLooks,
+    draw_many,
+    images_of,
+    sample_puppet,
+    sample_toy,
+)
+
+STEPS, BATCH, LR = 1500, 128, 2e-3
+COLOR_TOLERANCE = 0.25  # error (RGB, 0 to 1) at which a color counts as another one
+RENDERS = 48  # of a subject, whose mean is what the judge sees in a true picture of it
+# what tells a subject of each kind from others: attributes and colors; clothes are not among them,
+# since prompts may change them
+IDENTITY: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Looks: (("head",), ("skin", "head_color")),
+    ToyLooks: (("kind",), ("color", "second_color")),
+    Style: (("fill",), ("paper", "ink")),
+}
+
+
+class Judge(nn.Module):
+    """Six convolutions and a head for each attribute."""
+
+    def __init__(self, width: int = 24) -> None:
+        """`width`: channels of the first layer."""
+        super().__init__()
+        self.width = w = width
+        layers: list[nn.Module] = []
+        sizes = [(3, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 4 * w, 1), (4 * w, 6 * w, 2),
+                 (6 * w, 6 * w, 1)]  # fmt: skip
+        for inputs, outputs, stride in sizes:
+            layers += [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        cells = (SIZE // 8) ** 2
+        self.trunk = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(cells * 6 * w, 320), nn.ReLU(), nn.Dropout(0.1)
+        )
+        heads = {**VALUES, "fill": FILLS}
+        self.names = nn.ModuleDict({name: nn.Linear(320, len(v)) for name, v in heads.items()})
+        self.palette = nn.Linear(320, 3 * len(COLORS))
+        self.points = nn.Linear(320, 2 * len(JOINTS))
+
+    @classmethod
+    def from_folder(cls, folder: Path = JUDGE) -> "Judge":
+        """The committed judge."""
+        judge = cls(**json.loads((Path(folder) / "config.json").read_text()))
+        judge.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        return judge.float().eval()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """What images (N, 3, H, W), 0 to 1, of any size show.
+
+        Returns:
+            logits for each attribute, "palette" (N, 6, 3), "points" (N, 13, 2).
+        """
+        if images.shape[-2:] != (SIZE, SIZE):
+            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+        features = self.trunk(images * 2 - 1)
+        answers = {name: head(features) for name, head in self.names.items()}
+        answers["palette"] = self.palette(features).unflatten(1, (len(COLORS), 3))
+        answers["points"] = self.points(features).unflatten(1, (len(JOINTS), 2))
+        return answers
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> dict[str, list[str]]:
+        """The most probable value of each attribute, by the attribute's name."""
+        answers = self(images)
+        return {
+            name: [values[i] for i in answers[name].argmax(1).tolist()]
+            for name, values in VALUES.items()
+        }
+
+    @torch.no_grad()
+    def accuracy(self, images: Tensor, name: str, wanted: Sequence[str]) -> float:
+        """Share of the images that show the wanted value of an attribute."""
+        values = self.read(images)[name]
+        return sum(a == b for a, b in zip(values, wanted, strict=True)) / len(values)
+
+    @torch.no_grad()
+    def identity(self, images: Tensor, subject: Looks | ToyLooks | Style) -> Tensor:
+        """Confidence that each image shows a character, a toy, or a style: (N,), 0 to 1.
+
+        The mean of the similarities of its colors and the probabilities of its attributes, see
+        IDENTITY. Relative to the judge's values for true renders, so that its bias cancels.
+        """
+        renders = renders_of(subject).to(images.device).float() / 255
+        answers = self(renders)
+        names, colors = IDENTITY[type(subject)]
+        shown = [COLORS.index(name) for name in colors if getattr(subject, name) is not None]
+        palette = answers["palette"][:, shown].mean(0)
+        values = {name: answers[name].softmax(1).mean(0).argmax() for name in names}
+
+        def level(answers: dict[str, Tensor]) -> Tensor:
+            off = (answers["palette"][:, shown] - palette).norm(dim=2)
+            near = torch.exp(-((off / COLOR_TOLERANCE) ** 2))
+            kinds = [answers[name].softmax(1)[:, value] for name, value in values.items()]
+            return torch.cat([near, torch.stack(kinds, dim=1)], dim=1).mean(1)
+
+        return (level(self(images)) / level(answers).mean()).clamp(max=1)
+
+
+def renders_of(subject: Looks | ToyLooks | Style) -> Tensor:
+    """True pictures of a subject in random poses and places, uint8 (48, 3, 64, 64)."""
+    rng = Random(0)
+    match subject:
+        case Looks():
+            drawings = [Drawing(sample_puppet(rng, subject)) for _ in range(RENDERS)]
+        case ToyLooks():
+            drawings = [Drawing(sample_toy(rng, subject)) for _ in range(RENDERS)]
+        case Style():
+            drawings = [Drawing(sample_puppet(rng), subject) for _ in range(RENDERS)]
+    return images_of(drawings)
+
+
+def run(steps: int = STEPS) -> None:
+    """Trains the judge on slightly noisy renders and writes judge/."""
+    seeded(16)
+    data = training_set()
+    labels, fills = labels_tensor(data.drawings), fill_of(data.drawings)
+    palette, points = colors_of(data.drawings), points_of(data.drawings)
+    judge = Judge().to(device()).to(memory_format=torch.channels_last)
+    log.info("judge: %.2f M parameters", sum(p.numel() for p in judge.parameters()) / 1e6)
+
+    def loss_of(index: Tensor) -> Tensor:
+        images = to_unit(data.images[index])
+        noise = torch.rand(len(index), 1, 1, 1, device=device()) * 0.06
+        answers, at = judge(images + noise * torch.randn_like(images)), index.to(device())
+        loss = F.cross_entropy(answers["fill"], fills[at])
+        for column, name in enumerate(VALUES):
+            loss = loss + F.cross_entropy(answers[name], labels[at, column])
+        for name, true in (("palette", palette[at]), ("points", points[at])):
+            known = true.isfinite()
+            loss = loss + 10 * F.l1_loss(answers[name][known], true[known])
+        return loss
+
+    fit("judge", judge, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)
+    judge.eval()
+    report(judge)
+    JUDGE.mkdir(parents=True, exist_ok=True)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, JUDGE / "model.safetensors")
+    (JUDGE / "config.json").write_text(json.dumps({"width": judge.width}) + "\n")
+
+
+@torch.no_grad()
+def report(judge: Judge) -> None:
+    """Logs how well the judge reads fresh renders."""
+    fresh = draw_many(1000, seed=26)
+    answers, labels = judge(to_unit(fresh.images)), labels_tensor(fresh.drawings)
+    for column, name in enumerate(VALUES):
+        known = labels[:, column] >= 0
+        right = (answers[name].argmax(1) == labels[:, column])[known].float().mean()
+        log.info("  judge on fresh renders: %s %.1f %%", name, 100 * right)
+    truths = {"palette": colors_of(fresh.drawings), "points": points_of(fresh.drawings)}
+    for name, true in truths.items():
+        known = true.isfinite()
+        log.info("  judge: %s off by %.4f", name, (answers[name] - true)[known].abs().mean())

@@ -1,0 +1,41 @@
+"""Draws pictures: vectors at several times the resolution, box-filtered to the requested size."""
+
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.puppets.next_world.head import draw_back_hair, draw_head
+from train.puppets.next_world.outfits import draw_arms, draw_legs, draw_torso
+from train.puppets.next_world.pen import Pen
+from train.puppets.next_world.puppet import Puppet
+from train.puppets.next_world.scenes import SCENES
+from train.puppets.next_world.styles import Style, apply
+from train.puppets.next_world.toys import Toy, draw_toy
+
+SIZE = 64  # pixels of the base's images
+OVERSAMPLING = 4
+PLAIN = Style()
+
+
+def render_background(background: str, scene_seed: int, size: int = SIZE) -> NDArray[np.uint8]:
+    """The background alone, (size, size, 3)."""
+    pen = Pen(OVERSAMPLING * size, PLAIN.edge)
+    SCENES[background](pen, Random(scene_seed))
+    return np.asarray(pen.image.reduce(OVERSAMPLING))
+
+
+def render(subject: Puppet | Toy, size: int = SIZE, style: Style = PLAIN) -> NDArray[np.uint8]:
+    """The image of a puppet or a toy, (size, size, 3); the same one at any size."""
+    pen = Pen(OVERSAMPLING * size, style.edge)
+    SCENES[subject.background](pen, Random(subject.scene_seed))
+    if isinstance(subject, Toy):
+        draw_toy(pen, subject)
+    else:
+        for part in (draw_back_hair, draw_legs, draw_torso, draw_head, draw_arms):
+            part(pen, subject)
+    if style.fill == "plain":
+        return np.asarray(pen.image.reduce(OVERSAMPLING))
+    filled = apply(style, np.asarray(pen.image, np.float32) / np.float32(255))
+    small = filled.reshape(size, OVERSAMPLING, size, OVERSAMPLING, 3).mean((1, 3))
+    return (small * 255).round().astype(np.uint8)
