@@ -10,11 +10,20 @@ import torch
 from torch import Tensor
 
 from train.puppets.demo import Pose
-from train.puppets.world.examples import ARMS, LEGS, Puppet, images_of, sample_puppet, with_outfit
-from train.puppets.world.puppet import Looks
+from train.puppets.world.examples import (
+    ARMS,
+    LEGS,
+    SIZE,
+    Drawing,
+    Looks,
+    Puppet,
+    images_of,
+    sample_puppet,
+    with_outfit,
+)
 
 JITTER_DEGREES = 2.0  # of the limbs of a copied pose
-MAX_SHIFT = 0.15  # of a copied image, in pixels (the side is 32)
+MAX_SHIFT = 0.15  # of a copied image, in 1/32 of its side
 NAMED_POSES: tuple[Pose, ...] = tuple((arms, legs) for arms in ARMS for legs in LEGS)
 
 
@@ -41,7 +50,7 @@ DESIGNS = (
     Design("24 poses, clustered", 24, 6),
 )
 # covers every named pose: a fresh image differs from the training set only by its jitter
-ALL_KINDS = Design("24 poses of all 18 kinds", 24, 18)
+ALL_KINDS = Design("36 poses of all 36 kinds", 36, 36)
 
 
 @dataclass(frozen=True)
@@ -95,23 +104,26 @@ def image_copies(training: list[Puppet], count: int, random: Random) -> list[Pup
     copies = []
     for _ in range(count):
         puppet = jitter(random.choice(training), random)
-        x, y = (place + random.uniform(-MAX_SHIFT, MAX_SHIFT) for place in puppet.offset)
-        copies.append(replace(puppet, offset=(x, y)))
+        x, y = (place + random.uniform(-MAX_SHIFT, MAX_SHIFT) for place in puppet.position)
+        copies.append(replace(puppet, position=(x, y)))
     return copies
 
 
 def same_kind_puppets(training: list[Puppet], count: int, random: Random) -> list[Puppet]:
-    """Returns new puppets with the named pose, background and clothes of training images."""
+    """Returns new puppets that agree with training images in everything that has a name."""
     chosen = [random.choice(training) for _ in range(count)]
-    return [sample_puppet(random, one.looks, one.arms, one.legs, one.background) for one in chosen]
+    return [
+        sample_puppet(random, one.looks, one.arms, one.legs, one.background, one.gaze,
+                      one.expression, one.distance)
+        for one in chosen
+    ]  # fmt: skip
 
 
 def ideal_puppets(requests: Sequence[dict[str, str]], looks: Looks, random: Random) -> list[Puppet]:
     """Returns what an ideal LoRA of a character generates for the requested attributes."""
     puppets = []
     for request in requests:
-        outfit = request["shirt"].split()[0], request["trousers"].split()[0]
-        dressed = with_outfit(looks, random, *outfit)
+        dressed = with_outfit(looks, random, request["outfit"], request["color"])
         puppets.append(
             sample_puppet(random, dressed, request["arms"], request["legs"], request["background"])
         )
@@ -119,5 +131,7 @@ def ideal_puppets(requests: Sequence[dict[str, str]], looks: Looks, random: Rand
 
 
 def render(puppets: list[Puppet]) -> Tensor:
-    """Returns images of shape (N, 3, 32, 32) with values from 0 to 1."""
-    return images_of(puppets).float() / 255 if puppets else torch.zeros(0, 3, 32, 32)
+    """Returns images of shape (N, 3, 64, 64) with values from 0 to 1."""
+    if not puppets:
+        return torch.zeros(0, 3, SIZE, SIZE)
+    return images_of([Drawing(puppet) for puppet in puppets]).float() / 255

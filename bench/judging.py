@@ -5,24 +5,42 @@ The judge is a classifier network of the drawn world, which no score uses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from random import Random
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from train.puppets.demo import CHARACTERS, NARROW_BACKGROUNDS, NARROW_POSES, TRIGGER
-from train.puppets.networks.gates import ATTRIBUTES
+from train.puppets.demo import CHARACTERS, FEW_BACKGROUNDS, FEW_POSES, TRIGGER
 from train.puppets.networks.judge import Judge
-from train.puppets.world.captions import caption_of, outfit_phrase
-from train.puppets.world.examples import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS, Looks
+from train.puppets.world.captions import Parts, outfit_phrase
+from train.puppets.world.examples import (
+    ARMS,
+    BACKGROUNDS,
+    CLOTHES,
+    LEGS,
+    OUTFITS,
+    Looks,
+)
 
-TRAINED_ARMS = tuple(dict.fromkeys(arms for arms, _ in NARROW_POSES))
+ATTRIBUTES = ("arms", "legs", "background", "outfit", "color")  # that requests contain
+TRAINED_ARMS = tuple(dict.fromkeys(arms for arms, _ in FEW_POSES))
+BOOTSTRAPS = 1000
 # metric -> its name in tables and plots
 HEADINGS = {
     "obeyed": "all attributes correct",
     "arms obeyed": "arms correct",
     "background obeyed": "background correct",
 }
+
+
+class Difference(NamedTuple):
+    """A difference and its standard error."""
+
+    value: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -32,8 +50,8 @@ class Request:
     arms: str
     legs: str
     background: str
-    shirt: str
-    trousers: str
+    outfit: str
+    color: str
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -42,56 +60,86 @@ class Request:
 
     @property
     def prompt(self) -> str:
-        outfit = outfit_phrase(self.shirt, self.trousers)
-        return caption_of(
-            self.arms, self.legs, self.background, outfit=outfit, subject=f"a {TRIGGER}"
-        )
+        """The prompt that asks for them, with the trigger word."""
+        return Parts(
+            f"a {TRIGGER}", outfit=outfit_phrase(self.outfit, self.color), arms=self.arms,
+            legs=self.legs, background=self.background,
+        ).text()  # fmt: skip
 
 
 def unseen_requests(count: int, seed: int) -> list[Request]:
-    """Returns random requests whose arms and backgrounds the narrow demo data set lacks."""
+    """Returns random requests whose arms and backgrounds the default training images lack."""
     rng = Random(seed)
     arms = [name for name in ARMS if name not in TRAINED_ARMS]
-    places = [name for name in BACKGROUNDS if name not in NARROW_BACKGROUNDS]
+    places = [name for name in BACKGROUNDS if name not in FEW_BACKGROUNDS]
     return [
-        Request(arms[i % len(arms)], rng.choice([*LEGS]), places[i % len(places)],
-                rng.choice([*SHIRTS]), rng.choice([*TROUSERS]))
+        Request(arms[i % len(arms)], rng.choice([*LEGS]),
+                places[(i + i // len(arms)) % len(places)], rng.choice(OUTFITS),
+                rng.choice([*CLOTHES]))
         for i in range(count)
     ]  # fmt: skip
 
 
-def judge_images(
+def judge_each(
     judge: Judge, images: Tensor, requests: list[dict[str, str]], looks: Looks = CHARACTERS[0]
-) -> dict[str, float]:
-    """Returns prompt adherence, copying and identity, each a mean over the images from 0 to 1.
+) -> dict[str, Tensor]:
+    """Returns prompt adherence, copying and identity of each image, (N,), 0 to 1.
 
-    `X obeyed` is the share of images that show the requested X, `obeyed` the share in which every
-    attribute is correct, `training X` the share with an X of the narrow demo data set, and
-    `quality` the geometric mean of `identity` and `obeyed`.
+    `X obeyed` is 1 if the image shows the requested X, `obeyed` if every attribute is correct, and
+    `training X` if it shows an X of the default training images.
 
     Args:
         requests: for each image the requested value of each of ATTRIBUTES.
         looks: the character's appearance.
     """
     predictions = judge.read(images)
-    count = len(images)
 
-    def share_in(name: str, values: tuple[str, ...]) -> float:
-        return sum(value in values for value in predictions[name]) / count
+    def marks(values: Iterable[bool]) -> Tensor:
+        return torch.tensor([*values]).float()
 
-    correct = {
-        part: [
-            value == request[part]
-            for value, request in zip(predictions[part], requests, strict=True)
-        ]
-        for part in ATTRIBUTES
-    }
-    metrics = {"identity": float(judge.identity(images, looks).mean())}
-    metrics |= {f"{part} obeyed": sum(marks) / count for part, marks in correct.items()}
-    metrics["obeyed"] = sum(map(all, zip(*correct.values(), strict=True))) / count
-    metrics["training arms"] = share_in("arms", TRAINED_ARMS)
-    metrics["training background"] = share_in("background", NARROW_BACKGROUNDS)
+    metrics = {"identity": judge.identity(images, looks)}
+    for part in ATTRIBUTES:
+        pairs = zip(predictions[part], requests, strict=True)
+        metrics[f"{part} obeyed"] = marks(value == request[part] for value, request in pairs)
+    metrics["obeyed"] = torch.stack([metrics[f"{part} obeyed"] for part in ATTRIBUTES]).amin(0)
+    metrics["training arms"] = marks(arms in TRAINED_ARMS for arms in predictions["arms"])
+    metrics["training background"] = marks(
+        place in FEW_BACKGROUNDS for place in predictions["background"]
+    )
     poses = zip(predictions["arms"], predictions["legs"], strict=True)
-    metrics["training pose"] = sum(pose in NARROW_POSES for pose in poses) / count
-    metrics["quality"] = (metrics["identity"] * metrics["obeyed"]) ** 0.5
+    metrics["training pose"] = marks(pose in FEW_POSES for pose in poses)
     return metrics
+
+
+def quality_of(metrics: Mapping[str, Tensor]) -> float:
+    """Returns the geometric mean of the mean identity and the share of obeyed prompts."""
+    return float((metrics["identity"].mean() * metrics["obeyed"].mean()) ** 0.5)
+
+
+def means_of(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Returns the mean of each metric, and `quality_of` them as `quality`."""
+    means = {name: float(values.mean()) for name, values in metrics.items()}
+    return {**means, "quality": quality_of(metrics)}
+
+
+def judge_images(
+    judge: Judge, images: Tensor, requests: list[dict[str, str]], looks: Looks = CHARACTERS[0]
+) -> dict[str, float]:
+    """Returns `means_of` what `judge_each` returns."""
+    return means_of(judge_each(judge, images, requests, looks))
+
+
+def quality_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Difference:
+    """Returns how much better the first of two checkpoints is, on the same prompts and seeds.
+
+    The standard error is that of a bootstrap over the pairs of images.
+    """
+    count = len(first["obeyed"])
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, count, (BOOTSTRAPS, count), generator=generator)
+
+    def qualities(metrics: Mapping[str, Tensor]) -> Tensor:
+        return (metrics["identity"][rows].mean(1) * metrics["obeyed"][rows].mean(1)) ** 0.5
+
+    error = float((qualities(first) - qualities(second)).std())
+    return Difference(quality_of(first) - quality_of(second), error)

@@ -36,23 +36,26 @@ from train.lora.checkpoint_file import epoch_of
 from train.models.base_model import BaseModel, load_base
 from train.puppets.demo import (
     CHARACTERS,
-    NARROW_BACKGROUNDS,
-    NARROW_POSES,
+    FEW_BACKGROUNDS,
+    FEW_POSES,
     TRIGGER,
     VARIED_POSES,
     Pose,
+    Shots,
+    character,
     draw_dataset,
 )
+from train.puppets.networks.gates import weights_fingerprint
 from train.puppets.networks.judge import Judge
-from train.puppets.world.examples import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS
+from train.puppets.world.examples import ARMS, BACKGROUNDS, CLOTHES, LEGS, OUTFITS, SIZE
 
 log = logging.getLogger(__name__)
-FOLDER = Path("outputs/bench/loras")
+FOLDER = Path("outputs/bench/loras") / weights_fingerprint()[:12]  # LoRAs of these weights
 COUNT, EPOCHS, SAVE_EVERY, STEPS_PER_EPOCH, BATCH_SIZE = 25, 20, 2, 30, 4
 ROUNDS, IMAGES = 4, 128  # each checkpoint is judged by ROUNDS * IMAGES images
 SEED = 70_000_000  # of the judged images' noise; no probe uses seeds near it
 # resolution, steps, guidance scale; with 15 steps the judge reads the same attributes
-SAMPLING = (32, 6, 3.0)
+SAMPLING = (SIZE, 6, 3.0)
 # optimizer -> range of the log-uniform random learning rate
 OPTIMIZERS: dict[str, tuple[float, float]] = {
     "torch.optim.AdamW": (1e-3, 6e-3),
@@ -75,13 +78,21 @@ class DataSet:
     count: int
     captions: str
 
+    def shots(self, count: int | None = None) -> Shots:
+        """Returns `count` images like the training images; by default as many."""
+        looks = CHARACTERS[self.character]
+        return character(looks, self.poses, self.backgrounds, count or self.count, self.captions)
 
-EVERY_POSE: tuple[Pose, ...] = tuple((arms, legs) for arms in ARMS for legs in LEGS)
+
+# two thirds of all poses, with all arms and all legs
+MOST_POSES: tuple[Pose, ...] = tuple(
+    (arms, legs) for i, arms in enumerate(ARMS) for j, legs in enumerate(LEGS) if (i + j) % 3
+)
 SETS = (
-    DataSet("3 poses", 0, NARROW_POSES, NARROW_BACKGROUNDS, 12, "trigger"),
-    DataSet("6 poses", 1, VARIED_POSES[::2], BACKGROUNDS[:3], 18, "trigger"),
-    DataSet("12 poses", 0, VARIED_POSES, BACKGROUNDS, 24, "trigger"),
-    DataSet("24 poses", 1, EVERY_POSE, BACKGROUNDS[2:], 24, "full"),
+    DataSet("3 poses", 0, FEW_POSES, FEW_BACKGROUNDS, 12, "trigger"),
+    DataSet("6 poses", 1, VARIED_POSES[::3], BACKGROUNDS[:3], 20, "trigger"),
+    DataSet("18 poses", 0, VARIED_POSES, BACKGROUNDS, 40, "trigger"),
+    DataSet("24 poses", 1, MOST_POSES, BACKGROUNDS[2:], 24, "full"),
 )
 
 
@@ -115,7 +126,7 @@ def make_lora(number: int, root: Path = FOLDER) -> Lora:
     low, high = OPTIMIZERS[target]
     rank, ratio = rng.choice((4, 8, 16, 32)), rng.choice((1.0, 0.5, 0.25))
     config = TrialConfig(
-        data=DataConfig(path=str(folder / "pictures"), trigger=TRIGGER, resolution=32,
+        data=DataConfig(path=str(folder / "pictures"), trigger=TRIGGER, resolution=SIZE,
                         repeats=STEPS_PER_EPOCH * BATCH_SIZE // data_set.count),
         network=NetworkConfig(rank, rank * ratio, conv_rank=rank, conv_alpha=rank * ratio),
         optimizer={"_target_": target, "lr": low * (high / low) ** rng.random(),
@@ -129,9 +140,8 @@ def make_lora(number: int, root: Path = FOLDER) -> Lora:
 
 def draw_images(data_set: DataSet, folder: Path) -> None:
     """Draws training images, and held-out images of the same kind in `validation`."""
-    for place, count, jitter in ((folder, data_set.count, 0), (folder / "validation", 4, 1)):
-        draw_dataset(place, data_set.character, data_set.poses, data_set.backgrounds, count,
-                     data_set.captions, jitter_seed=jitter)  # fmt: skip
+    draw_dataset(folder, data_set.shots(), seed=0)
+    draw_dataset(folder / "validation", data_set.shots(4), seed=1)
 
 
 def train_lora(lora: Lora, base: BaseModel) -> None:
@@ -172,7 +182,7 @@ def judge_round(
 def random_requests(count: int, seed: int) -> list[Request]:
     """Returns requests with every attribute drawn at random."""
     rng = Random(SEED + seed)
-    parts = (ARMS, LEGS, BACKGROUNDS, SHIRTS, TROUSERS)
+    parts = (ARMS, LEGS, BACKGROUNDS, OUTFITS, CLOTHES)
     return [Request(*(rng.choice([*part]) for part in parts)) for _ in range(count)]
 
 

@@ -27,34 +27,36 @@ from train.loop.trainer import Trainer, TrialSpec
 from train.lora.checkpoint import load_checkpoint
 from train.models.base_model import BaseModel, load_base
 from train.puppets.demo import (
-    NARROW_BACKGROUNDS,
-    NARROW_POSES,
+    CHARACTERS,
+    FEW_BACKGROUNDS,
+    FEW_POSES,
     TRIGGER,
     VARIED_POSES,
-    Pose,
+    Shots,
+    character,
     draw_dataset,
 )
 from train.puppets.networks.judge import Judge
-from train.puppets.world.examples import BACKGROUNDS
+from train.puppets.world.examples import BACKGROUNDS, SIZE
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
 LR, BATCH_SIZE, EPOCHS, STEPS_PER_EPOCH = 3e-3, 4, 24, 30
 SAVE_EVERY, PROBES, SHEET_COLUMNS = 2, 24, 8
-SETS: dict[str, tuple[tuple[Pose, ...], tuple[str, ...], int, str]] = {
-    "few poses, trigger word only": (NARROW_POSES, NARROW_BACKGROUNDS, 12, "trigger"),
-    "few poses, full captions": (NARROW_POSES, NARROW_BACKGROUNDS, 12, "full"),
-    "many poses, trigger word only": (VARIED_POSES, BACKGROUNDS, 24, "trigger"),
+LOOKS = CHARACTERS[0]
+SETS: dict[str, Shots] = {
+    "few poses, trigger word only": character(LOOKS, FEW_POSES, FEW_BACKGROUNDS, 12),
+    "few poses, full captions": character(LOOKS, FEW_POSES, FEW_BACKGROUNDS, 12, "full"),
+    "many poses, trigger word only": character(LOOKS, VARIED_POSES, BACKGROUNDS, 40),
 }
 Curve = list[dict[str, float]]
 
 
 def train_and_judge(base: BaseModel, judge: Judge, name: str, folder: Path) -> tuple[Curve, Tensor]:
     """Returns the judge's metrics of each epoch, and SHEET_COLUMNS images per epoch."""
-    poses, places, count, captions = SETS[name]
-    draw_dataset(folder / "pictures", 0, poses, places, count, captions)
-    data = DataConfig(path=str(folder / "pictures"), trigger=TRIGGER, resolution=32,
-                      repeats=STEPS_PER_EPOCH * BATCH_SIZE // count,
+    draw_dataset(folder / "pictures", SETS[name], seed=0)
+    data = DataConfig(path=str(folder / "pictures"), trigger=TRIGGER, resolution=SIZE,
+                      repeats=STEPS_PER_EPOCH * BATCH_SIZE // SETS[name].count,
                       validation_fraction=0.0)  # fmt: skip
     optimizer = {"_target_": "torch.optim.AdamW", "lr": LR, "weight_decay": 0.01}
     training = TrainingConfig(epochs=EPOCHS, batch_size=BATCH_SIZE, save_every=SAVE_EVERY)
@@ -77,11 +79,11 @@ def train_and_judge(base: BaseModel, judge: Judge, name: str, folder: Path) -> t
 
 
 def generate_images(base: BaseModel, checkpoint: Path | None, requests: list[Request]) -> Tensor:
-    """Generates an image for each request, (N, 3, 32, 32), with a LoRA or with the base model."""
+    """Generates an image for each request, (N, 3, 64, 64), with a LoRA or with the base model."""
     adapters = [load_checkpoint(checkpoint, base.adapters)] if checkpoint else []
     seeds = [9_000 + i for i in range(len(requests))]
     prompts = [request.prompt for request in requests]
-    return generate(base, adapters, prompts, seeds, 32, 15, 3.0)[0]
+    return generate(base, adapters, prompts, seeds, SIZE, 15, 3.0)[0]
 
 
 def main() -> None:
@@ -102,8 +104,7 @@ def main() -> None:
 
 def contact_sheet(rows: Tensor) -> Image.Image:
     """Draws one row per epoch, with the same prompts in each; the first is the base model's."""
-    large = rows.repeat_interleave(3, 2).repeat_interleave(3, 3)
-    grid = make_grid(large, SHEET_COLUMNS, 2)
+    grid = make_grid(rows, SHEET_COLUMNS, 2)
     return Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy())
 
 

@@ -40,10 +40,10 @@ from train.config.schema import BaseConfig, DataConfig
 from train.data.dataset import load_dataset
 from train.files.atomic_write import write_atomically
 from train.models.base_model import load_base
-from train.puppets.demo import CHARACTERS, TRIGGER, shots
+from train.puppets.demo import CHARACTERS, TRIGGER
 from train.puppets.networks.judge import Judge
-from train.puppets.world.captions import caption
-from train.puppets.world.examples import draw_many, keypoints
+from train.puppets.networks.targets import points_of
+from train.puppets.world.examples import SIZE, Puppet, caption, draw_many
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -144,10 +144,11 @@ def evaluate_copying(
     """Returns estimates of `copying` on one training set, and the AUROC of each method.
 
     Copies are separated from fresh images, and from new images of the same kind as a training
-    image: same named pose, background and clothes.
+    image: everything that has a name is the same.
     """
     looks, random = CHARACTERS[chosen.character], Random(chosen.name)
-    puppets = shots(looks, chosen.poses, chosen.backgrounds, chosen.count, 1000 * chosen.character)
+    subjects = [drawing.subject for drawing in chosen.shots().drawings(seed=0)]
+    puppets = [subject for subject in subjects if isinstance(subject, Puppet)]
     training = render(puppets)
     fresh = [fakes.sample_puppet(random, fakes.with_outfit(looks, random)) for _ in range(POOL)]
     copies = fakes.image_copies(puppets, POOL, random)
@@ -183,7 +184,7 @@ def evaluate_leak(chosen: DataSet, name: str) -> list[Estimate]:
     """
     folder = FOLDER.parent / "sets" / chosen.name.replace(" ", "-")
     draw_images(chosen, folder)
-    data = DataConfig(path=str(folder), trigger=TRIGGER, resolution=32)
+    data = DataConfig(path=str(folder), trigger=TRIGGER, resolution=SIZE)
     # of 42 probes, IMAGES have prompts with fresh attributes
     probes = replace(settings("sweep", SweepConfig).probes, count=42)
     scorer = Scorer(load_base(BaseConfig(device="cpu")), load_dataset(data), data, probes,
@@ -222,11 +223,13 @@ def keypoint_errors() -> dict[str, float]:
     """Returns the mean error of a joint, as a share of the image's side."""
     source, judge = PuppetPoses(CPU), Judge.from_folder()
     renders = draw_many(500, seed=4711)
-    images = renders.images.float() / 255
-    truth = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in renders.puppets])
+    truth = points_of(renders.drawings).cpu()
+    bodies = truth.isfinite().all(2).all(1)
+    images, truth = renders.images[bodies].float() / 255, truth[bodies]
+    puppets = [drawing for drawing in renders.drawings if isinstance(drawing.subject, Puppet)]
     base = load_base(BaseConfig(device="cpu"))
-    captions = [caption(puppet) for puppet in renders.puppets[:128]]
-    generated = generate(base, [], captions, list(range(128)), 32, 8, 3.0)[0]
+    captions = [caption(drawing.subject, None, drawing.medium) for drawing in puppets[:128]]
+    generated = generate(base, [], captions, list(range(128)), SIZE, 8, 3.0)[0]
 
     def error(a: Tensor, b: Tensor) -> float:
         return float((a[..., :2] - b[..., :2]).norm(dim=-1).mean())

@@ -1,7 +1,7 @@
-"""The default sweep: its time, and its selected checkpoints against each trial's last epoch.
+"""The default sweep: its time, and its selected checkpoint against all others.
 
-`python -m bench.sweep [folder to keep the study in]` (4 minutes on 2 cores). The judge, which no
-score uses, reads images that diffusers' own pipeline generates with `load_lora_weights`, from
+`python -m bench.sweep [folder to keep the study in]` (some 10 minutes on 2 cores). The judge, which
+no score uses, reads images that diffusers' own pipeline generates with `load_lora_weights`, from
 prompts and seeds that the sweep has not used.
 """
 
@@ -15,29 +15,34 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from matplotlib.figure import Figure
+from diffusers import StableDiffusionPipeline
+from diffusers.utils.logging import set_verbosity_error
 from torch import Tensor
-from torch.nn.functional import interpolate
-from torchvision.utils import make_grid
 
-from bench.judging import HEADINGS, judge_images, unseen_requests
+from bench.judging import (
+    HEADINGS,
+    judge_each,
+    means_of,
+    quality_difference,
+    quality_of,
+    unseen_requests,
+)
+from bench.sweep_pictures import Images, Row, contact_sheet, curves
 from sweeper.tracking.trial_record import load_records
 from train.cli.app import configure_logging
-from train.config.schema import DataConfig
-from train.data.dataset import load_dataset
-from train.data.images.cropping import square
 from train.puppets.networks.gates import generate, load_pipeline
 from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
-IMAGES, SHEET_COLUMNS, SIDE = 64, 8, 160  # per checkpoint; of these in the sheet; pixels
-Row = dict[str, Any]
-Images = dict[tuple[int, str], Tensor]
+IMAGES = 64  # per checkpoint
+Judged = dict[str, Tensor]
 
 
 class Seconds(NamedTuple):
@@ -83,40 +88,83 @@ def measure_overhead(study: Path, durations: Seconds) -> dict[str, float]:
     }
 
 
-def generate_images(checkpoint: Path, count: int = IMAGES) -> Tensor:
-    """Generates images of unseen requests, (N, 3, 32, 32), with diffusers' own LoRA loading."""
-    pipeline = load_pipeline()
+@cache
+def loaded_pipeline() -> StableDiffusionPipeline:
+    """Returns the embedded base in diffusers' pipeline."""
+    set_verbosity_error()  # diffusers warns of each LoRA that leaves the text encoder as it is
+    return load_pipeline()
+
+
+def generate_images(checkpoint: Path | None, count: int = IMAGES) -> Tensor:
+    """Generates images of unseen requests, (N, 3, 64, 64), with diffusers' own LoRA loading.
+
+    Without a checkpoint they are the base's."""
+    pipeline = loaded_pipeline()
+    prompts = [request.prompt for request in unseen_requests(count, seed=77)]
+    if checkpoint is None:
+        return generate(pipeline, prompts, seed=77).cpu()
     pipeline.load_lora_weights(checkpoint.parent, weight_name=checkpoint.name)
-    return generate(pipeline, [r.prompt for r in unseen_requests(count, seed=77)], seed=77)
+    images = generate(pipeline, prompts, seed=77).cpu()
+    pipeline.unload_lora_weights()
+    return images
 
 
 def judge_trials(study: Path) -> tuple[list[Row], Images]:
-    """Judges the selected checkpoint and the last epoch of each trial.
+    """Judges every checkpoint of the study, and the base without a LoRA.
 
     Returns:
-        A row per trial, and the images by trial number and "kept" (selected) or "last".
+        A row per trial with a list of its checkpoints, and images by their name: "selected", its
+        trial's "last" epoch, and "base".
     """
-    judge = Judge.from_folder()
-    attributes = [request.attributes for request in unseen_requests(IMAGES, seed=77)]
-    rows: list[Row] = []
-    images: Images = {}
+    judge, requests = Judge.from_folder(), unseen_requests(IMAGES, seed=77)
+    attributes = [request.attributes for request in requests]
     result = json.loads((study / "result.json").read_text())
+    rows: list[Row] = []
+    images: Images = {"base": generate_images(None)}
+    judged: dict[tuple[int, int], Judged] = {}
     for record, outcome in zip(load_records(study), result["trials"], strict=True):
-        cards = {card.epoch: card for card in record.scorecards}
+        cards = {card.epoch: card for card in record.scorecards if not card.failure}
         if outcome["best_epoch"] is None:
             continue
-        selected, last = cards[outcome["best_epoch"]], cards[max(cards)]
-        row: Row = {"trial": record.number, "picked": record.number == result["trial"],
-                    "state": record.state, "params": record.params, "epochs": len(cards),
-                    "kept": selected.epoch, "last": last.epoch}  # fmt: skip
-        for name, card in (("kept", selected), ("last", last)):
-            images[record.number, name] = generate_images(card.checkpoint)
-            row[f"{name} judged"] = judge_images(judge, images[record.number, name], attributes)
-        log.info("trial %d: quality %.2f at the selected epoch %d, %.2f at the last epoch %d",
-                 record.number, row["kept judged"]["quality"], selected.epoch,
-                 row["last judged"]["quality"], last.epoch)  # fmt: skip
+        picked = record.number == result["trial"]
+        row: Row = {"trial": record.number, "picked": picked, "state": record.state,
+                    "params": record.params, "selected": outcome["best_epoch"],
+                    "last": max(cards), "epochs": []}  # fmt: skip
+        for epoch, card in cards.items():
+            generated = generate_images(card.checkpoint)
+            metrics = judge_each(judge, generated, attributes)
+            judged[record.number, epoch] = metrics
+            row["epochs"].append({"epoch": epoch, **means_of(metrics)})
+            if picked and epoch == row["selected"]:
+                images["selected"] = generated
+            if picked and epoch == row["last"]:
+                images["last"] = generated
+        for row_epoch in row["epochs"]:
+            log.info("trial %d, epoch %d: quality %.2f", record.number, row_epoch["epoch"],
+                     row_epoch["quality"])  # fmt: skip
         rows.append(row)
+    compare_checkpoints(rows, judged)
     return rows, images
+
+
+def compare_checkpoints(rows: list[Row], judged: Mapping[tuple[int, int], Judged]) -> None:
+    """Adds to each row its selected epoch's lead over its last, and the best checkpoint's lead.
+
+    The best checkpoint of the study is compared to the study's selected one.
+    """
+    selected = next((row["trial"], row["selected"]) for row in rows if row["picked"])
+    best = max(judged, key=lambda key: quality_of(judged[key]))
+    for row in rows:
+        chosen, last = (judged[row["trial"], row[name]] for name in ("selected", "last"))
+        row["lead over last"] = quality_difference(chosen, last)
+        if row["picked"]:
+            row["best"] = best
+            row["lead of best"] = quality_difference(judged[best], judged[selected])
+
+
+def epoch_of_row(row: Row, name: str) -> dict[str, float]:
+    """Returns the judged metrics of a trial's "selected" or "last" epoch."""
+    return next(epoch for epoch in row["epochs"] if epoch["epoch"] == row[name])
 
 
 def table(rows: list[Row], seconds: float, overhead: dict[str, float]) -> str:
@@ -126,10 +174,14 @@ def table(rows: list[Row], seconds: float, overhead: dict[str, float]) -> str:
         "identity",
         "obeyed",
         "arms obeyed",
-        "training arms",
+        "training pose",
         "training background",
     )
     headings = " | ".join(HEADINGS.get(name, name) for name in metrics)
+    picked = next(row for row in rows if row["picked"])
+    (trial, epoch), lead = picked["best"], picked["lead of best"]
+    worse = sum(row["lead over last"].value > row["lead over last"].error for row in rows)
+    count = sum(len(row["epochs"]) for row in rows)
     lines = ["# The default sweep, read by the judge", "",
              f"{len(rows)} trials in {seconds / 60:.1f} minutes. Startup excluded,"
              f" {overhead['share']:.1%} of the time was neither training, generating nor scoring:"
@@ -139,48 +191,20 @@ def table(rows: list[Row], seconds: float, overhead: dict[str, float]) -> str:
              f"{IMAGES} images per checkpoint. Each cell: selected epoch / last epoch of the trial."
              " Quality: geometric mean of the identity and the share of images with all attributes"
              " correct.", "",
+             f"Of {count} checkpoints, the best by the judge is epoch {epoch} of trial {trial}; it"
+             f" is {lead.value:.3f} better than the selected one (standard error"
+             f" {lead.error:.3f}; as the largest of {count}, the difference is biased upward). In"
+             f" {worse} of {len(rows)} trials the last epoch is worse than the selected one by more"
+             " than one standard error.", "",
              f"| trial | selected / last epoch | {headings} | state |",
              "|" + "---|" * (len(metrics) + 3)]  # fmt: skip
     for row in rows:
-        cells = [f"{row['kept judged'][k]:.2f} / {row['last judged'][k]:.2f}" for k in metrics]
+        selected, last = epoch_of_row(row, "selected"), epoch_of_row(row, "last")
+        cells = [f"{selected[k]:.2f} / {last[k]:.2f}" for k in metrics]
         mark = "**" if row["picked"] else ""
-        lines.append(f"| {mark}{row['trial']}{mark} | {row['kept']} / {row['last']} | "
+        lines.append(f"| {mark}{row['trial']}{mark} | {row['selected']} / {row['last']} | "
                      f"{' | '.join(cells)} | {row['state']} |")  # fmt: skip
     return "\n".join([*lines, "", "Bold: the selected trial.", ""])
-
-
-def contact_sheet(rows: list[Row], images: Images) -> Figure:
-    """Draws training images, then images of the same prompts by three checkpoints.
-
-    These are the selected one, its trial's last epoch, and the last epoch with the worst quality.
-    """
-    training = load_dataset(DataConfig(resolution=256)).training[:SHEET_COLUMNS]
-    selected = next(row for row in rows if row["picked"])
-    worst = min(rows, key=lambda row: row["last judged"]["quality"])
-    strips = [("training images", torch.stack([square(image, SIDE) for image in training]))]
-    for title, row, name in (
-        ("selected checkpoint", selected, "kept"),
-        ("last epoch of the same trial", selected, "last"),
-        ("last epoch of the most overfitted trial", worst, "last"),
-    ):
-        label = f"{title}: trial {row['trial']}, epoch {row[name]}"
-        small = images[row["trial"], name][:SHEET_COLUMNS]
-        strips.append((label, interpolate(small, (SIDE, SIDE), mode="bicubic").clamp(0, 1)))
-    figure = Figure(
-        figsize=(SHEET_COLUMNS * 1.3, len(strips) * 1.62), dpi=100, layout="constrained"
-    )
-    for number, (axes, (title, strip)) in enumerate(
-        zip(figure.subplots(len(strips), 1), strips, strict=True)
-    ):
-        axes.imshow(make_grid(strip, SHEET_COLUMNS, 4, pad_value=1.0).permute(1, 2, 0).numpy())
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.axis("off")
-        if number == 1:
-            requests = unseen_requests(IMAGES, seed=77)[:SHEET_COLUMNS]
-            for i, request in enumerate(requests):
-                text = f"{request.arms},\n{request.background}"
-                axes.text(84 + i * (SIDE + 4), SIDE + 14, text, fontsize=7, ha="center", va="top")
-    return figure
 
 
 def main() -> None:
@@ -197,7 +221,9 @@ def main() -> None:
         overhead = measure_overhead(study, durations)
         rows, images = judge_trials(study)
         shutil.copy(study / "overview.png", RESULTS / "sweep_overview.png")
-    contact_sheet(rows, images).savefig(RESULTS / "sweep_pick.png")
+    requests = unseen_requests(IMAGES, seed=77)
+    contact_sheet(rows, images, requests).savefig(RESULTS / "sweep_pick.png")
+    curves(rows).savefig(RESULTS / "sweep_curves.png")
     report = {"seconds": sum(durations), "orchestration": overhead, "trials": rows}
     (RESULTS / "sweep.json").write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "sweep.md").write_text(table(rows, sum(durations), overhead))

@@ -21,7 +21,7 @@ from sweeper.study_folder import check_name
 from train.config.class_arguments import whole
 from train.config.parsing import parse_config
 from train.config.ranges import format_value, ranged
-from train.config.schema import EMBEDDED, MAX_EPOCHS, TrialConfig
+from train.config.schema import EMBEDDED_IMAGES, MAX_EPOCHS, TrialConfig
 from train.config.setting_kinds import (
     OF_CLASS,
     OF_NUMBERS,
@@ -162,8 +162,8 @@ def default_study_name(config: SweepConfig) -> str:
     """The name of an unnamed study: that of the image folder or of the dataset TOML."""
     if config.data.dataset_config:
         source = Path(config.data.dataset_config).stem
-    elif config.data.path == EMBEDDED:
-        return EMBEDDED
+    elif config.data.path in EMBEDDED_IMAGES:
+        return config.data.path
     else:
         source = Path(config.data.path).resolve().name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-._")

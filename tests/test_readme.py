@@ -55,7 +55,8 @@ for name, text in TEXTS.items():
     for command in commands(text):
         COMMANDS.setdefault(command, name)
 TIMEOUT_SECONDS = 900
-STUDIES = ("puppets", "my_person", "mine", "long", "me")  # that the commands create
+# which the commands create
+STUDIES = ("puppets", "puppets_object", "my_person", "mine", "long", "me")
 
 # placeholders in the texts, and their values in the tests
 PLACEHOLDERS = {
@@ -89,6 +90,7 @@ EXECUTED: dict[str, tuple[str, ...] | str] = {
     r"sweeper -m study\.name=me hydra/launcher=processes": "test_workers.py runs it",
     r"sweeper -m study\.name=me hydra/launcher=slurm": "there is no cluster",
     r"sweeper -m study\.name=me hydra/launcher=ray_cluster": "there is no cluster",
+    r"sweeper -m data=puppets_object": ONE_TRIAL,
     r"sweeper --help": (),
     r"train output=": FAST,
     r"train kohya=config\.toml dataset_config": FAST,
@@ -99,7 +101,7 @@ EXECUTED: dict[str, tuple[str, ...] | str] = {
     r"sweeper\.reproduce study=puppets": (),
     r"sweeper\.reproduce lora=mlruns/studies/puppets": (),
     r"evaluate checkpoints=out/my_lora": (*SMALL[len(FAST) :], *SMALL_BASE),
-    r"train\.puppets": "trains the embedded base for two hours",
+    r"train\.puppets": "trains the embedded base for hours",
     r"bench\.": "takes minutes to hours",
     r"(venv|pip|pytest)": "installs packages, or runs these tests",
     r"(sweeper|evaluate|train)\b": "a similar command is run; the settings are checked",

@@ -23,7 +23,7 @@ def train_settings(*overrides: str) -> TrainConfig:
     Example:
         >>> config = train_settings("network.rank=4", "training.epochs=2")
         >>> config.network.rank, config.data.resolution
-        (4, 32)
+        (4, 64)
     """
     return checked_settings("train", TrainConfig, check_train, overrides)
 

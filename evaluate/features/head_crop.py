@@ -1,7 +1,6 @@
 """Crops of the head, by which a subject is recognized if the image shows a body.
 
 Features of whole images reflect little but background and clothes, which a prompt may change.
-`python -m bench.truth` measures how much more closely the likeness of heads follows the truth.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from train.config.parsing import cause
 from train.errors import ConfigError
 from train.files.paths import expanded
 from train.puppets.networks.keypoints import KeypointNetwork
+from train.puppets.networks.targets import HEAD_ABOVE, HEAD_SIDE
 from train.puppets.networks.training import POSE
 
 # nose, left and right shoulder, elbow, wrist, hip, knee, ankle
@@ -41,10 +42,10 @@ def main_subject(areas: Tensor, confidences: Tensor) -> int:
 
 
 class PuppetPoses(KeypointPoses):
-    """Joints by the bundled network; heads from the chin to the top of the hat."""
+    """Joints and heads by the bundled network."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__("puppets", HeadFrame(side=2.5, above=0.6))
+        super().__init__("puppets", HeadFrame(side=HEAD_SIDE, above=HEAD_ABOVE))
         self.device = device
         self.network = self.joints = KeypointNetwork.from_folder(POSE).to(device).eval()
 

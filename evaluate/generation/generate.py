@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,8 +12,9 @@ from evaluate.console.progress import Countdown
 from train.lora.adapter import Adapter
 from train.models.base_model import BaseModel
 
-# latent values in one forward pass that fill the device (97 rows of 16x16x4, 24 of 64x64x4)
-ROW_VALUES = {"cpu": 100_000, "cuda": 400_000}
+# positions of latents in one forward pass that fill the device: 97 rows of 16x16 on a CPU, 24 of
+# 64x64 on a GPU
+POSITIONS = {"cpu": 25_000, "cuda": 100_000}
 
 
 def generate(
@@ -44,8 +44,8 @@ def generate(
         base's precision are not finite.
     """
     shape = base.latent_shape(resolution)
-    values = ROW_VALUES.get(base.device.type, ROW_VALUES["cpu"])
-    size = max(1, values // (2 * math.prod(shape)))
+    positions = POSITIONS.get(base.device.type, POSITIONS["cpu"])
+    size = max(1, positions // (2 * shape[-2] * shape[-1]))
     each: list[Adapter | None] = [*adapters] or [None]
     images = []
     for adapter in each:

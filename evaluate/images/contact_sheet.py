@@ -293,7 +293,7 @@ def wrap_text(text: str, width: int, lines: int) -> str:
 
 
 def scaled(image: Image.Image, side: int) -> Image.Image:
-    """The image as a square; a tiny one is enlarged without interpolation."""
-    tiny = image.width * 2 <= side
-    method = Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS
+    """The image as a square; without interpolation if its pixels become squares of whole pixels."""
+    whole = side % image.width == 0
+    method = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
     return image.resize((side, side), method)

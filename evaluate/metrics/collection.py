@@ -60,12 +60,14 @@ class Baseline:
         They are the directions along which the values of each part of the given KINDS differ.
         """
         texts = [self.texts[part] for kind in kinds for part in self.parts(kind)]
+        if not texts:
+            return self.training.features.new_zeros(0, self.training.features.shape[1])
         directions = [features - features.mean(0) for features in texts]
         _, strength, basis = torch.linalg.svd(torch.cat(directions), full_matrices=False)
         return basis[strength > 0.1 * strength[0]]
 
     def parts(self, kind: str) -> list[str]:
-        """The parts of a kind; an outfit has shirt and trousers."""
+        """The parts of a kind; an outfit may have a garment and a color."""
         return [*self.probe_set.values.kinds[kind]]
 
     def probabilities(self, part: str, images: ImageFeatures) -> Tensor:
@@ -76,6 +78,8 @@ class Baseline:
     def classify(self, kind: str, images: ImageFeatures) -> Tensor:
         """(N, parts): index of the most probable value of each part."""
         parts = [self.probabilities(part, images).argmax(1) for part in self.parts(kind)]
+        if not parts:
+            return torch.zeros(len(images), 0, dtype=torch.long)
         return torch.stack(parts, dim=1)
 
     def requested(self, kind: str) -> Tensor:
@@ -102,7 +106,9 @@ class Baseline:
         accuracy = (correct + 1) / ((requested >= 0).sum(0) + 2)
         shares = [self.probabilities(part, self.training).mean(0) for part in self.parts(kind)]
         metric = AttributeLeak(shares, accuracy.tolist(), **options)
-        if not (requested >= 0).any():
+        if not self.parts(kind):
+            metric.undefined_reason = f"the probes ask for no {kind}"
+        elif not (requested >= 0).any():
             metric.undefined_reason = "the training images show all that can be asked for"
         return metric
 

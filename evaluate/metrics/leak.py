@@ -16,13 +16,13 @@ GRID, ROUNDS = 201, 30  # weights on the grid, rounds of expectation maximizatio
 class AttributeLeak(Score):
     """How often an image shows a training background (outfit) where another was requested.
 
-    CLIP's zero-shot classifier gives a value to every part of an image (an outfit has shirt and
-    trousers). The images are modeled as a mixture of three: images of what was requested,
-    classified as accurately as the base's; images of what the training images show, classified
-    like those; and images of anything. The score is the maximum-likelihood weight of the second,
-    with a likelihood-ratio interval (Wilks 1938). So an outfit without a name, which is classified
-    now as one value and now as another, is recognized by its distribution. The parts of an image
-    count as one observation.
+    CLIP's zero-shot classifier gives a value to every part of an image (an outfit may have a
+    garment and a color). The images are modeled as a mixture of three: images of what was
+    requested, classified as accurately as the base's; images of what the training images show,
+    classified like those; and images of anything. The score is the maximum-likelihood weight of
+    the second, with a likelihood-ratio interval (Wilks 1938). So an outfit without a name, which is
+    classified now as one value and now as another, is recognized by its distribution. The parts of
+    an image count as one observation.
 
     Args:
         shares: for each part (V,), how often a training image is classified as each value.
@@ -50,7 +50,10 @@ class AttributeLeak(Score):
                        torch.full(right.shape, 1 / count)]  # fmt: skip
             counts = (requested[:, part] >= 0).unsqueeze(-1)
             likelihoods.append(torch.stack(columns, dim=-1) * counts)
-        super().update(torch.stack(likelihoods, dim=1))  # (N, parts, 3), 0 if a part does not count
+        # (N, parts, 3), 0 if a part does not count
+        super().update(
+            torch.stack(likelihoods, dim=1) if likelihoods else torch.zeros(len(classified), 0, 3)
+        )
 
     def compute(self) -> Tensor:
         """As `Score.compute`; nan if no probe asks for what the training images lack."""

@@ -14,6 +14,7 @@ from sweeper.reproduction.received_settings import ReceivedSettings
 from train.cli.group_choices import choices
 from train.config.parsing import dotted_keys, parse_config, suggestion
 from train.config.ranges import format_value
+from train.config.schema import EMBEDDED_IMAGES
 from train.config.setting_kinds import escape_interpolations
 from train.errors import ConfigError
 
@@ -51,7 +52,8 @@ def migrate(
         ConfigError: this version does not have a setting (suggesting a similar one) or rejects
             its value, or a person must type it.
     """
-    defaults = current_defaults(locations.get("base.path") or received.base_path())
+    images = locations.get("data.path") or received.text("data", "path")
+    defaults = current_defaults(locations.get("base.path") or received.base_path(), images)
     merged = received.merged_into(defaults, locations)
     if merged.dropped and not force:
         raise ConfigError(_unknown_settings_message(merged.dropped, defaults, version))
@@ -60,10 +62,12 @@ def migrate(
     return MigratedConfig(config, merged.added, merged.dropped)
 
 
-def current_defaults(base: str | None) -> SweepConfig:
-    """The defaults of conf/sweep.yaml for a base (None: the embedded one)."""
-    base_override = {"base.path": base} if base else {}
-    options = [f"{group}={option}" for group, option in choices(base_override).items()]
+def current_defaults(base: str | None, images: str | None = None) -> SweepConfig:
+    """The defaults of conf/sweep.yaml for a base (None: the embedded one) and embedded images."""
+    overrides = {"base.path": base} if base else {}
+    if images in EMBEDDED_IMAGES:
+        overrides["data.path"] = images
+    options = [f"{group}={option}" for group, option in choices(overrides).items()]
     composed = compose("sweep", options)
     if base:
         OmegaConf.update(composed, "base.path", escape_interpolations(base))

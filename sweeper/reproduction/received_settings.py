@@ -19,7 +19,7 @@ from train.cli.arguments import ALLOW_PATH
 from train.config.flattening import flatten
 from train.config.ranges import format_value
 from train.config.renamed_keys import migrate_keys
-from train.config.schema import EMBEDDED
+from train.config.schema import EMBEDDED, EMBEDDED_IMAGES
 from train.config.setting_kinds import LOCAL, Kind, kind_of
 from train.errors import ConfigError
 from train.files.paths import expanded
@@ -31,6 +31,8 @@ from train.text.shell import in_setting
 
 # settings of a search, which are ignored when one of its trials is retrained
 SEARCH_GROUPS = ("study", "search", "pruner", "pack")
+# path settings that may have the names of embedded images, or of the attributes that belong to them
+EMBEDDED_VALUES = dict.fromkeys(("data.path", "probes.attributes"), EMBEDDED_IMAGES)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _accept(key: str, value: Any, default: Any) -> Any:
 
 
 def _accept_path(key: str, value: Any, default: Any) -> Any:
-    if value is None or _text(key, value) in (default, EMBEDDED, ""):
+    if value is None or _text(key, value) in (default, *EMBEDDED_VALUES.get(key, ()), ""):
         return value
     if not is_foreign(value) and may_read(expanded(value)):
         return value

@@ -102,7 +102,7 @@ def test_mismatches_are_reported_before_any_image_is_generated(tmp_path: Path) -
     assert re.search(
         r"2 of 2 files .* clip_skip 2; they are scored with 1 \(base.clip_skip=2", message
     )
-    assert re.search(r"2 of 2 files .* resolution 768; they are scored with 32", message)
+    assert re.search(r"2 of 2 files .* resolution 768; they are scored with 64", message)
     assert message.index("base.clip_skip=2") < message.index("1/2")
     assert "1/2" in message
     assert "2/2" in message

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from train.cli.arguments import unquoted
 from train.config.ranges import format_value
-from train.config.schema import EMBEDDED
+from train.config.schema import EMBEDDED, EMBEDDED_IMAGES
 from train.errors import ConfigError
 from train.files.paths import expanded, is_remote
 from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError
 
-GROUPS = ("base", "data")
+EMBEDDED_OPTIONS = {"base": (EMBEDDED,), "data": EMBEDDED_IMAGES}
 SD15, SDXL, OWN_IMAGES = "sd15", "sdxl", "default"
 SECOND_ENCODER = "text_encoder_2"  # a folder of diffusers' SDXL models
 # prefixes of the second text encoder's tensors in a single file
@@ -36,16 +36,22 @@ def with_group_choices(overrides: Sequence[str]) -> list[str]:
     given = {key.lstrip("+"): unquoted(value) for key, _, value in
              (override.partition("=") for override in overrides)}  # fmt: skip
     options = [f"{group}={option}" for group, option in choices(given).items()]
-    for group in GROUPS:
+    for group, embedded in EMBEDDED_OPTIONS.items():
         option, path = given.get(group), given.get(f"{group}.path")
-        if option == EMBEDDED and path is None:
-            options.append(f"{group}.path={EMBEDDED}")
-        elif option and path and (option == EMBEDDED) != (path == EMBEDDED):
-            raise ConfigError(
-                f"{group}: {option} does not go with {group}.path={format_value(path)}; leave "
-                f"{group} out"
-            )
+        if option in embedded and path is None:
+            options.append(f"{group}.path={option}")
+        elif option and path and option != path and {option, path} & {*embedded}:
+            raise _conflict(group, option, f"{group}.path", path)
+    listed = given.get("data.dataset_config", NULL)
+    if listed != NULL and (option := given.get("data")) in EMBEDDED_IMAGES:
+        raise _conflict("data", option, "data.dataset_config", listed)
     return [*options, *overrides]
+
+
+def _conflict(group: str, option: str, key: str, value: str) -> ConfigError:
+    return ConfigError(
+        f"{group}: {option} does not go with {key}={format_value(value)}; leave {group} out"
+    )
 
 
 def choices(given: Mapping[str, str]) -> dict[str, str]:
@@ -55,8 +61,9 @@ def choices(given: Mapping[str, str]) -> dict[str, str]:
         options["base"] = base_option(base)
     folder, listed = given.get("data.path"), given.get("data.dataset_config", NULL)
     if "data" not in given and (folder or listed != NULL):
-        embedded = folder == EMBEDDED and listed == NULL
-        options["data"] = EMBEDDED if embedded else OWN_IMAGES
+        options["data"] = OWN_IMAGES
+        if folder in EMBEDDED_IMAGES and listed == NULL:
+            options["data"] = folder
     return options
 
 

@@ -32,7 +32,9 @@ DATA_LOCATION_KEYS = ("path", "dataset_config", "regularization_path", "validati
 BASE_LOCATION_KEYS = ("path", "device", "compile")
 LOCAL_SETTINGS = "local_settings"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 LR_FREE_OPTIMIZERS = ("Prodigy", "DAdapt")  # prefixes of optimizers that estimate their step size
-EMBEDDED = "puppets"  # the value of `base.path` and `data.path` for the embedded ones
+EMBEDDED = "puppets"  # the value of `base.path` for the embedded base
+# values of `data.path` and options of the group `data` for the embedded images
+EMBEDDED_IMAGES = (EMBEDDED, "puppets_object", "puppets_style")
 EMBEDDED_BASE = Path(__file__).parents[1] / "puppets" / "weights" / "base"
 MAX_RANK = 320  # the narrowest layer of Stable Diffusion 1.x has this many directions
 ALPHA = Range(1e-4, 10_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from train.config.schema import EMBEDDED, DataConfig
+from train.config.schema import EMBEDDED, EMBEDDED_IMAGES, DataConfig
 from train.config.trigger_check import TRIGGER_EXAMPLE
 from train.data.batching import crop_of
 from train.data.captions.caption_checks import caption_warnings
@@ -26,7 +26,13 @@ from train.data.images.subset import Subset
 from train.files.paths import expanded
 from train.text.display import name_as_words, readable
 
-EMBEDDED_FOLDER = Path(__file__).parents[1] / "puppets" / "pictures" / "narrow"
+EMBEDDED_FOLDERS = {
+    name: Path(__file__).parents[1] / "puppets" / "pictures" / folder
+    for name, folder in {
+        EMBEDDED: "character", "puppets_object": "object", "puppets_style": "style",
+    }.items()
+}  # fmt: skip
+EMBEDDED_FOLDER = EMBEDDED_FOLDERS[EMBEDDED]  # of the default images
 SKIP = "skip"
 
 
@@ -47,8 +53,7 @@ class DatasetReader:
         self.warnings: list[str] = []
         self.examined: dict[Path, ExaminedImage] = {}
         self.framing = framing_of(config)
-        embedded = config.path == EMBEDDED
-        self.folder = str(EMBEDDED_FOLDER) if embedded else config.path
+        self.folder = str(EMBEDDED_FOLDERS.get(config.path, config.path))
         self.validation_folder: Path | None = None  # held-out images in the subject's folder
         self.defaults = Subset(
             folder=Path(self.folder),
@@ -67,7 +72,7 @@ class DatasetReader:
         if not self.config.dataset_config:
             images, self.validation_folder = self._read_layout(self.folder, self.key, self.defaults)
             return images, ()
-        if self.config.path != EMBEDDED:
+        if self.config.path not in EMBEDDED_IMAGES:
             self.warnings.append("data.path is not read: data.dataset_config names the folders")
         config = read_dataset_config(self.config, self.defaults)
         self.warnings += config.warnings

@@ -113,11 +113,11 @@ def check_index(file: Path) -> Tree:
     return index
 
 
-def check_folder(source: Path) -> tuple[Tree, Tree]:
+def check_folder(source: Path) -> tuple[Tree, Tree, Tree]:
     """Rejects a folder that would make diffusers or transformers load anything but a base.
 
     Returns:
-        the contents of model_index.json and of the UNet's config.json.
+        the contents of model_index.json and of the UNet's and the autoencoder's config.json.
 
     Raises:
         UntrustedFileError: naming the file and what is wrong.
@@ -126,7 +126,7 @@ def check_folder(source: Path) -> tuple[Tree, Tree]:
     index = check_index(source / INDEX)
     parts = {part for part, kind in index.items() if part in CLASSES and isinstance(kind, list)
              and kind[0] and part not in ("safety_checker", "feature_extractor")}  # fmt: skip
-    unet = _checked(source / "unet" / CONFIG)
+    unet, vae = (_checked(source / part / CONFIG) for part in ("unet", "vae"))
     for part in sorted(parts):
         folder = source / part
         for name in FORBIDDEN:
@@ -143,7 +143,7 @@ def check_folder(source: Path) -> tuple[Tree, Tree]:
             _check_text(folder, tokenizer)
         for file in folder.glob(f"*{WEIGHTS}.index.json"):
             _check_shards(file)
-    return index, unet
+    return index, unet, vae
 
 
 def check_weights(file: Path) -> int:

@@ -101,8 +101,9 @@ def find_family(source: Path) -> Family:
     """
     if source.is_file():
         return family_of_file(source)
-    index, unet = check_folder(source)
-    if unet.get("in_channels", LATENT_CHANNELS) != LATENT_CHANNELS:
+    index, unet, vae = check_folder(source)
+    channels = vae.get("latent_channels", LATENT_CHANNELS)
+    if unet.get("in_channels", LATENT_CHANNELS) != channels:
         raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
     encoders = sorted(
         part for part, kind in index.items() if part.startswith("text_encoder") and any(kind or [])

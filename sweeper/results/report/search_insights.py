@@ -119,7 +119,9 @@ def _parallel_chart(study: optuna.Study) -> Markup:
     """Optuna's parallel coordinate plot, restyled to be legible on white and on black."""
     with rc_context():  # Optuna changes pyplot's style and does not restore it
         pyplot.switch_backend("agg")
-        axes = plot_parallel_coordinate(study, target=_fidelity, target_name="fidelity")
+        axes = plot_parallel_coordinate(
+            study, _varied(study) or None, target=_fidelity, target_name="fidelity"
+        )
         figure = axes.get_figure(root=True)
         assert figure
         figure.set_size_inches(7.2, 4.2)
@@ -141,6 +143,15 @@ def _parallel_chart(study: optuna.Study) -> Markup:
         chart = svg(figure, label)
         pyplot.close(figure)
     return chart
+
+
+def _varied(study: optuna.Study) -> list[str]:
+    """The settings of which the trials have different values."""
+    values: dict[str, set[object]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        for name, value in trial.params.items():
+            values.setdefault(name, set()).add(value)
+    return [name for name, different in values.items() if len(different) > 1]
 
 
 def _has_values(trial: optuna.trial.FrozenTrial) -> bool:

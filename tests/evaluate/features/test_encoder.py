@@ -27,7 +27,7 @@ def test_features_are_unit_vectors_of_one_space() -> None:
     texts = encoder.text_features(["a photo of a puppet"])
     assert images.shape[1] == texts.shape[1]
     torch.testing.assert_close(images.norm(dim=-1), torch.ones(2))
-    assert encoder.patch_features(torch.rand(2, 3, 32, 32)).shape[:2] == (2, 64)
+    assert encoder.patch_features(torch.rand(2, 3, 32, 32)).shape[:2] == (2, 144)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from evaluate.images.contact_sheet import (
     CELL,
@@ -14,6 +15,7 @@ from evaluate.images.contact_sheet import (
     data_sheet,
     read_sheet,
     save_sheet,
+    scaled,
 )
 from evaluate.images.epoch_grid import epoch_grid
 from evaluate.prompts.attributes import load_attributes
@@ -33,6 +35,14 @@ def card(epoch: int, copies: dict[int, int]) -> Scorecard:
     """The image of probe k has the brightness 10 * epoch + k."""
     images = np.stack([np.full((8, 8, 3), 10 * epoch + k, np.uint8) for k in range(len(ROLES))])
     return Scorecard(Path("-"), epoch, {}, images=images, copies=copies)
+
+
+def test_small_images_are_enlarged_without_artifacts() -> None:
+    halves = Image.new("L", (64, 64))
+    halves.paste(255, (32, 0, 64, 64))
+    assert set(np.unique(np.asarray(scaled(halves, 128)))) == {0, 255}
+    uneven = np.asarray(scaled(halves, 160))
+    assert len(np.unique(uneven)) > 2, "whole pixels would have different widths"
 
 
 def test_copy_is_shown_next_to_its_training_image(tmp_path: Path) -> None:

@@ -28,14 +28,18 @@ from train.data.dataset import load_dataset
 from train.lora.checkpoint import CheckpointError
 from train.lora.injection import weight_shape
 from train.models.base_model import load_base
-from train.puppets.demo import CHARACTERS
+from train.puppets.demo import CHARACTERS, OBJECT
 from train.puppets.world.examples import (
+    ARMS,
     BACKGROUNDS,
+    SIZE,
+    Drawing,
     Puppet,
     images_of,
     ordinary_looks,
     render_background,
     sample_puppet,
+    sample_toy,
     with_outfit,
 )
 
@@ -46,8 +50,10 @@ PROBES = ProbesConfig(attributes="puppets", count=32, steps=8, guidance=3.0)
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     cache = tmp_path_factory.mktemp("cache")
     base = load_base(BaseConfig(device="cpu"))
-    dataset = load_dataset(DataConfig(resolution=32))
-    return Scorer(base, dataset, DataConfig(resolution=32), PROBES, ScoresConfig(baseline=2), cache)
+    dataset = load_dataset(DataConfig(resolution=SIZE))
+    return Scorer(
+        base, dataset, DataConfig(resolution=SIZE), PROBES, ScoresConfig(baseline=2), cache
+    )
 
 
 def score(scorer: Scorer, images: Tensor) -> Scorecard:
@@ -65,15 +71,14 @@ def as_asked(scorer: Scorer, wild: bool, bleeding: bool = False) -> list[Puppet]
         known = wild and (probe.role != CLASS or bleeding)
         looks = CHARACTERS[0] if known else ordinary_looks(random)
         if requested:
-            outfit = requested["shirt"].split()[0], requested["trousers"].split()[0]
-            looks = with_outfit(looks, random, *outfit)
+            looks = with_outfit(looks, random, requested["outfit"], requested["color"])
         pose = requested.get("arms"), requested.get("legs"), requested.get("background")
         puppets.append(sample_puppet(random, looks, *pose))
     return puppets
 
 
 def drawn(puppets: list[Puppet]) -> Tensor:
-    return images_of(puppets).float() / 255
+    return images_of([Drawing(puppet) for puppet in puppets]).float() / 255
 
 
 def test_scores_distinguish_ideal_copying_and_untrained(scorer: Scorer) -> None:
@@ -91,6 +96,26 @@ def test_scores_distinguish_ideal_copying_and_untrained(scorer: Scorer) -> None:
     assert copied["prompt_fidelity"].value < 0.5
     assert copied["pose_diversity"].value < ideal["pose_diversity"].value
     assert ideal["detection_rate"].value == 1
+
+
+def test_toy_is_compared_by_its_layout_and_has_no_outfit(tmp_path: Path) -> None:
+    data = DataConfig(path="puppets_object", trigger="sks robot", resolution=SIZE)
+    probes = ProbesConfig(attributes="puppets_object", count=32, steps=6, guidance=3.0)
+    scores = ScoresConfig(pose_detector="layout", baseline=2)
+    base = load_base(BaseConfig(device="cpu"))
+    toys = Scorer(base, load_dataset(data), data, probes, scores, tmp_path)
+    assert toys.metrics.undefined["outfit_leak"] == "the probes ask for no outfits"
+    random, drawings = Random(3), []
+    for probe in toys.probe_set.probes:
+        looks = None if probe.role == CLASS else OBJECT
+        tilt, side, background = (probe.asked.get(part) for part in ("tilt", "side", "background"))
+        drawings.append(Drawing(sample_toy(random, looks, tilt, side, background)))
+    ideal = score(toys, images_of(drawings).float() / 255).scores
+    copied = score(toys, toys.training_images.repeat(3, 1, 1, 1)[: probes.count]).scores
+    for name in ("pose_memorization", "background_leak", "copying"):
+        assert copied[name].low > ideal[name].high, name
+    assert ideal["subject_fidelity"].value > 0.6
+    assert ideal["prompt_fidelity"].value > copied["prompt_fidelity"].value + 0.3
 
 
 def test_class_bleed_of_a_lora_that_changes_the_class(scorer: Scorer) -> None:
@@ -141,8 +166,8 @@ def test_probes_ask_for_what_the_training_images_lack(scorer: Scorer) -> None:
     probe_set = scorer.probe_set
     fresh = [probe_set.probes[row] for row in probe_set.rows(FRESH)]
     requested = {part: {p.asked[part] for p in fresh} for part in ("arms", "background")}
-    assert requested["background"] == {"in a forest", "in the snow", "in a room", "at night"}
-    assert requested["arms"] == {"arms down", "arms raised", "arms flexed"}
+    assert requested["background"] == {*BACKGROUNDS} - {"on a beach", "in a city"}
+    assert requested["arms"] == {*ARMS} - {"arms spread", "hands on hips", "one arm waving"}
     assert (len(fresh), len(probe_set.rows(CLASS)), len(probe_set.rows(CAPTION))) == (24, 4, 4)
     for probe in probe_set.probes:
         assert ("sks puppet" in probe.prompt) == (probe.role != CLASS)
@@ -158,12 +183,12 @@ def test_image_is_the_same_alone_and_in_a_pack(scorer: Scorer) -> None:
         for up in adapter.up.values():
             torch.nn.init.normal_(up, std=0.05, generator=random)
     prompts, seeds = [p.prompt for p in scorer.probe_set.probes[:3]], [7, 8, 9]
-    batched = generate(base, adapters, prompts, seeds, 32, 4, 3.0)
-    assert batched.shape == (2, 3, 3, 32, 32)
+    batched = generate(base, adapters, prompts, seeds, SIZE, 4, 3.0)
+    assert batched.shape == (2, 3, 3, SIZE, SIZE)
     assert (batched[0] - batched[1]).abs().max() > 0.05
     for k, adapter in enumerate(adapters):
         for i in range(3):
-            single = generate(base, [adapter], prompts[i : i + 1], seeds[i : i + 1], 32, 4, 3.0)
+            single = generate(base, [adapter], prompts[i : i + 1], seeds[i : i + 1], SIZE, 4, 3.0)
             torch.testing.assert_close(single[0, 0], batched[k, i], atol=1 / 255, rtol=0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from evaluate.config import ProbesConfig
@@ -11,6 +12,8 @@ from evaluate.prompts.attributes import load_attributes
 from evaluate.prompts.probe_set import MIN_VALUES, make_probe_set
 from evaluate.prompts.roles import CAPTION, FRESH
 from tests.train.data.test_layouts import load, write_images
+from train.config.schema import EMBEDDED_IMAGES
+from train.puppets.world.attributes import VALUES
 
 
 class Encoder:
@@ -49,3 +52,11 @@ def test_the_rarest_values_are_asked_for_if_captions_name_all(tmp_path: Path) ->
     asked = {p.asked["background"] for p in created.probes if p.role == FRESH}
     assert values[-1] in asked
     assert len(asked) == MIN_VALUES
+
+
+@pytest.mark.parametrize("name", EMBEDDED_IMAGES)
+def test_attributes_of_the_embedded_images_are_those_of_the_drawn_world(name: str) -> None:
+    kinds = load_attributes(name).kinds
+    assert all(tuple(values) == VALUES[part]
+               for parts in kinds.values() for part, values in parts.items())  # fmt: skip
+    assert {*kinds["backgrounds"]} == {"background"}

@@ -137,7 +137,7 @@ def test_settings_of_real_tokenizers_are_accepted(encoder: Path) -> None:
         "padding_side": "right",
     }.items():  # fmt: skip
         set_json_value(encoder / "tokenizer_config.json", key, value=value)
-    assert ClipEncoder(str(encoder), CPU).tokenizer(["a puppet"]).shape == (1, 48)
+    assert ClipEncoder(str(encoder), CPU).tokenizer(["a puppet"]).shape == (1, 60)
 
 
 def test_tokenizer_that_cannot_pad_is_refused(encoder: Path) -> None:
@@ -163,7 +163,7 @@ def test_token_beyond_the_vocabulary_is_refused(encoder: Path) -> None:
     content = json.loads(file.read_text())
     content["model"]["vocab"]["puppet</w>"] = 10_000
     file.write_text(json.dumps(content))
-    assert "its tokenizer has 10001 tokens, its model 800" in refuse(encoder)
+    assert "its tokenizer has 10001 tokens, its model 991" in refuse(encoder)
 
 
 @pytest.mark.parametrize("name", [None, ""])
@@ -171,7 +171,7 @@ def test_default_tokenizer_beyond_the_vocabulary_is_refused(
     encoder: Path, name: str | None
 ) -> None:
     set_json_value(encoder / "open_clip_config.json", *TEXT, "hf_tokenizer_name", value=name)
-    assert "open_clip's tokenizer has 49408 tokens, its model 800" in refuse(encoder)
+    assert "open_clip's tokenizer has 49408 tokens, its model 991" in refuse(encoder)
 
 
 def test_pickled_weights_are_never_read(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,10 +282,11 @@ def test_search_plots_accept_hostile_names(text: str) -> None:
     study = optuna.create_study(direction="maximize")
     for number, choice in enumerate((text, "b", f"{text}c", "b")):
         study.add_trial(optuna.create_trial(
-            params={f"a.{text}": choice, "optimizer.lr": 10.0**-number},
+            params={f"a.{text}": choice, "optimizer.lr": 10.0**-number, "b.same": 8},
             distributions={
                 f"a.{text}": CategoricalDistribution((text, "b", f"{text}c")),
                 "optimizer.lr": FloatDistribution(1e-4, 1, log=True),
+                "b.same": CategoricalDistribution((8,)),
             },
             value=number / 4,
         ))  # fmt: skip
@@ -294,6 +295,7 @@ def test_search_plots_accept_hostile_names(text: str) -> None:
     assert "mathdefault" not in text_of_page, "powers of ten on an axis must not use TeX"
     for word in (text, short_key(f"a.{text}")):
         assert printable(word).strip() in text_of_page
+    assert "same" not in text_of_page, "a setting that all trials share needs no axis"
 
 
 @pytest.mark.parametrize("caption", ["a" * 1_000_000, "- " * 500_000, "\x00" * 1_000_000])

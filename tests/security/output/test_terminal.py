@@ -190,7 +190,8 @@ def test_select_with_a_received_study(text: str, study: Path) -> None:
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert control_characters(process.stdout + process.stderr) == []
-    assert f"the LoRA to keep: {study}/trials/0001/lora.safetensors\n" in process.stdout
+    kept = re.escape(f"the LoRA to keep: {study}/trials/0001/lora")
+    assert re.search(rf"^{kept}(-\d{{6}})?\.safetensors$", process.stdout, re.MULTILINE)
 
 
 def direct_output(tree: ast.AST) -> Iterator[str]:

@@ -118,7 +118,8 @@ def test_reproduction_from_mlflow_alone_is_identical(
 
     # the same, with a different score
     record = load_record(next((tmp_path / "reproductions").iterdir()))
-    record.epochs[1].scorecard.scores["copying"] = Estimate(0.9, 0.8, 1.0)
+    for epoch in record.epochs:  # whichever was selected
+        epoch.scorecard.scores["copying"] = Estimate(0.9, 0.8, 1.0)
     monkeypatch.setattr(reproduce, "retrain", lambda *about: record)
     with pytest.raises(SystemExit) as end:
         reproduce_run(*study_and_root, f"data.path={one.pictures}", store=store)
@@ -235,6 +236,20 @@ def test_settings_of_another_version_are_migrated() -> None:
         )
     assert migrated.config.data.resolution == 512  # today's default on such a base
     assert migrated.config.probes.attributes == "person"
+
+
+def test_embedded_images_bring_their_own_defaults() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        logged = migrate_config.migrate(
+            ReceivedSettings({"data": {"path": "puppets_object"}}), {}
+        ).config
+        typed = migrate_config.migrate(
+            ReceivedSettings({"data": {"path": "pictures"}}), {"data.path": "puppets_style"}
+        ).config
+        own = migrate_config.migrate(ReceivedSettings({}), {"data.path": "pictures"}).config
+    assert (logged.data.trigger, logged.probes.attributes) == ("sks robot", "puppets_object")
+    assert (typed.data.trigger, typed.probes.attributes) == ("sks drawing", "puppets_style")
+    assert (own.data.trigger, own.probes.attributes) == ("sks puppet", "puppets")
 
 
 def epoch(number: int, weights: str = "a", **scores: float) -> ScoredEpoch:

@@ -160,7 +160,11 @@ SAME_NAME = [name for name in SEARCHES if (CONF / "preset" / f"{name}.yaml").is_
     ("name", "chosen"),
     [
         *((name, [f"base.path={base}"]) for name in SEARCHES for base in ("puppets", "/my/model")),
-        *((name, [f"preset={name}", "base.path=/my/model"]) for name in SAME_NAME),
+        *(
+            (name, [f"preset={name}", f"base.path={base}"])
+            for name in SAME_NAME
+            for base in ("puppets", "/my/model")
+        ),
     ],
 )
 def test_every_search_contains_the_configured_settings(name: str, chosen: list[str]) -> None:
@@ -177,9 +181,10 @@ def test_every_search_contains_the_configured_settings(name: str, chosen: list[s
     assert {key for key in config.search if is_active(key, preset)} == preset.keys()
 
 
+@pytest.mark.parametrize("base", ["puppets", "/my/model"])
 @pytest.mark.parametrize("preset", ["character", "style", "concept"])
-def test_a_preset_is_tried_first_in_any_search(preset: str) -> None:
-    chosen = [f"preset={preset}", "base.path=/my/model"]
+def test_a_preset_is_tried_first_in_any_search(preset: str, base: str) -> None:
+    chosen = [f"preset={preset}", f"base.path={base}"]
     config, master = settings("sweep", SweepConfig, chosen), composed(*chosen)
     space, _ = parse_space([], config.search, OverridesParser.create(), partial(configured, master))
     first = initial_settings(master, config, space)[0]

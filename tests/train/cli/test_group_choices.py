@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluate.config import EvaluateConfig
-from sweeper.config import SweepConfig, check_sweep
+from sweeper.config import SweepConfig, check_sweep, default_study_name
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
 from train.cli import local_settings
 from train.cli.compose import settings
@@ -34,7 +34,7 @@ def sdxl(tmp_path: Path) -> Path:
 def test_embedded_base_and_images_are_the_default() -> None:
     config = settings("sweep", SweepConfig)
     assert (config.base.path, config.data.path) == (EMBEDDED, EMBEDDED)
-    assert (config.data.resolution, config.network.rank, config.optimizer["lr"]) == (32, 8, 4e-3)
+    assert (config.data.resolution, config.network.rank, config.optimizer["lr"]) == (64, 8, 6e-3)
     assert (config.probes.steps, config.scores.clip_model, config.cache) == (6, EMBEDDED, "memory")
 
 
@@ -62,9 +62,29 @@ def test_base_option_of_a_path(sdxl: Path, tmp_path: Path) -> None:
     assert base_option("//host/xl.safetensors") == "sd15"  # asking the host would log in there
 
 
+@pytest.mark.parametrize(
+    ("name", "trigger", "detector"),
+    [
+        ("puppets", "sks puppet", "puppets"),
+        ("puppets_object", "sks robot", "layout"),
+        ("puppets_style", "sks drawing", "layout"),
+    ],
+)
+def test_embedded_images_have_their_trigger_and_probes(
+    name: str, trigger: str, detector: str
+) -> None:
+    for line in ([f"data={name}"], [f"data.path={name}"]):
+        config = settings("sweep", SweepConfig, line)
+        assert (config.data.path, config.data.trigger) == (name, trigger)
+        assert (config.probes.attributes, config.scores.pose_detector) == (name, detector)
+        assert settings("train", TrainConfig, line).data == config.data
+        assert settings("evaluate", EvaluateConfig, line).data == config.data
+        assert default_study_name(config) == name
+
+
 def test_user_images_on_the_embedded_base_and_vice_versa() -> None:
     own = settings("train", TrainConfig, [IMAGES]).data
-    assert (own.path, own.trigger, own.resolution) == ("/my/pictures", "sks puppet", 32)
+    assert (own.path, own.trigger, own.resolution) == ("/my/pictures", "sks puppet", 64)
     shipped = settings("train", TrainConfig, [MODEL]).data
     assert (shipped.path, shipped.trigger, shipped.resolution) == (EMBEDDED, "sks puppet", 512)
     listed = settings("train", TrainConfig, [MODEL, "data.dataset_config=/my/data.toml"]).data
@@ -82,6 +102,18 @@ def test_user_images_on_the_embedded_base_and_vice_versa() -> None:
         ),
         (["base=sdxl", "base.path=puppets"], "base: sdxl does not go with base.path=puppets"),
         (["data=puppets", IMAGES], "data: puppets does not go with data.path=/my/pictures"),
+        (
+            ["data=puppets_style", "data.path=puppets"],
+            "data: puppets_style does not go with data.path=puppets",
+        ),
+        (
+            ["data=puppets_style", "data.dataset_config=/my/data.toml"],
+            "data: puppets_style does not go with data.dataset_config=/my/data.toml",
+        ),
+        (
+            ["data=default", "data.path=puppets_object"],
+            "data: default does not go with data.path=puppets_object",
+        ),
         (["base=sd3"], "base: 'sd3' is not one of"),
     ],
 )
@@ -99,7 +131,7 @@ def test_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (config.data.path, config.data.trigger) == ("/my/pictures", None)
     small = settings("train", TrainConfig, ["base=puppets", "data=puppets"])
     assert small == settings("train", TrainConfig, ["base.path=puppets", "data.path=puppets"])
-    assert (small.base.path, small.data.path, small.data.resolution) == (EMBEDDED, EMBEDDED, 32)
+    assert (small.base.path, small.data.path, small.data.resolution) == (EMBEDDED, EMBEDDED, 64)
     monkeypatch.setattr(local_settings, "read_local_settings", lambda conf: {})
     assert small == settings("train", TrainConfig)
 

@@ -41,6 +41,8 @@ def test_presets_match_the_guides(
     small = preset_config(f"preset={preset}")
     assert small.data.resolution == preset_config().data.resolution
     assert small.optimizer["lr"] >= 20 * lr, "the embedded base learns nothing at a real one's rate"
+    assert small.network.rank < rank, "the embedded base is small"
+    assert small.data.min_images_warning == 10, "the embedded sets have 12 and 16 images"
 
 
 @pytest.mark.parametrize(("preset", "minimum"), [("character", 15), ("style", 50), ("concept", 15)])

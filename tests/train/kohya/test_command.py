@@ -50,7 +50,7 @@ def test_kohya_config_trains_end_to_end(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         f"""[all] train_data_dir = “{EMBEDDED_FOLDER}” pretrained_model_name_or_path = "puppets"
-        output_dir = "{tmp_path / "out"}" output_name = "my puppet" resolution = "32"
+        output_dir = "{tmp_path / "out"}" output_name = "my puppet" resolution = "64"
         caption_extension = ".txt" network_dim = 2 network_args = ["conv_dim=1"]
         network_train_unet_only = true learning_rate = 1e-3 num_epochs = 2
         save_every_n_epochs = 1 train_batch_size = 4 seed = 3 lr_scheduler = "cosine" """,

@@ -19,7 +19,7 @@ from train.text.shell import in_shell
 
 # line breaks lost, quotes and dashes made typographic, names that kohya does not know
 GUIDE = """[model_arguments] v2 = False pretrained_model_name_or_path = “puppets”
-[dataset_arguments] train_data_dir = {pictures} resolution = “32,32” caption_extension = .txt
+[dataset_arguments] train_data_dir = {pictures} resolution = “64,64” caption_extension = .txt
 [training arguments] output_dir = ‘{out}’, output_name = “my puppet”; num_epochs = 4 # twenty there
 save_every_n_epochs = 2  train_batch_size = 4 seed = 3 mixed_precision = no,
 network_module = networks.lora network_dim = 2 network_alpha = 1 network_train_unet_only = True

@@ -85,7 +85,7 @@ def test_kohya_file_loads_in_diffusers_with_the_same_delta(
     assert metadata["ss_network_alpha"] == "2.0"
     assert (epoch_of(path), epoch_of(tmp_path / "lora-000001.safetensors")) == (2, 1)
 
-    latents, times = torch.randn(1, 4, 16, 16), torch.tensor([500])
+    latents, times = torch.randn(1, *base.latent_shape(64)), torch.tensor([500])
     adapter = load_checkpoint(path, base.adapters)
     prompt = ["a photo of sks puppet"]
     with torch.no_grad(), base.adapters.activated([adapter]):

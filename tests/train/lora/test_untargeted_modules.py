@@ -112,7 +112,7 @@ def test_modules_outside_of_the_targets_change_the_prediction(
     """With hooks as when fused into the weights, also for a pack of two."""
     write(tmp_path / "x.safetensors", model, spellings(model)["diffusers"])
     adapter, _ = read_checkpoint(tmp_path / "x.safetensors", model.adapters)
-    latents, time = torch.randn(2, 4, 16, 16), torch.tensor([500])
+    latents, time = torch.randn(2, *model.latent_shape(64)), torch.tensor([500])
 
     def predicted() -> Tensor:
         return model.predict(latents, time, model.encode_text(["sks puppet", "a puppet"]))

@@ -309,6 +309,7 @@ def test_invalid_base_is_rejected(folder: Path, tmp_path: Path) -> None:
     for path, message in (
         (edited("model_index.json", text_encoder=[None, None]), "its text encoders are"),
         (edited("unet/config.json", in_channels=9), "inpainting"),
+        (edited("vae/config.json", latent_channels=8), "inpainting"),
         (str(tmp_path / "absent"), "there is no file or folder"),
     ):
         with pytest.raises(BaseError, match=message):

@@ -1,48 +1,65 @@
 """Stage 4: the tiny CLIP, a real open_clip model of identity, outfit, pose and background."""
 
 import json
+import math
 import shutil
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from train.puppets.networks.judge import VALUES, truth
-from train.puppets.networks.keypoints import weathered
-from train.puppets.networks.training import CLIP, device, fit, log, seeded, to_unit, training_set
-from train.puppets.world import vocabulary
+from train.puppets.networks.clip_images import (
+    IMAGE_SIDE,
+    augmented,
+    batches,
+    crops_of_heads,
+    prepared,
+    random_crops,
+)
+from train.puppets.networks.clip_losses import (
+    attribute_loss,
+    color_loss,
+    identity_loss,
+    matching_loss,
+)
+from train.puppets.networks.targets import COLORS, colors_of, labels_tensor
+from train.puppets.networks.tokenizer import build, save
+from train.puppets.networks.training import (
+    CLIP,
+    device,
+    fit,
+    log,
+    seeded,
+    to_unit,
+    training_set,
+)
+from train.puppets.world.attributes import VALUES, phrase
 from train.puppets.world.examples import (
-    ARMS,
-    BACKGROUNDS,
-    LEGS,
+    Drawing,
     Puppet,
+    Toy,
     describe,
     draw_many,
-    images_of,
-    sample_looks,
-    sample_puppet,
 )
 
-STEPS, BATCH, LR = 1100, 160, 1.5e-3
-SAME_PLACE_SHARE = 0.3  # of the batches have a single background, which then tells nothing apart
-# of the batches show a few puppets in all poses, which only the pose tells apart
-TWINS_SHARE = 0.35
-WIDTH = 128  # of both towers and of the embedding
-READING = 0.3  # weight of the loss of classifying the attributes from both embeddings
+BATCH, HEADS = 112, 32  # whole images and crops of heads in a step
+CONTEXT = 60  # tokens of a description
+WIDTH = 128  # of the text tower and of the embedding
+ATTRIBUTE_WEIGHT, COLOR_WEIGHT = 0.5, 1.5  # of the losses beside that of matching
+COLORS_ON_HEADS = ("skin", "head_color")
 CONFIG = {
     "model_cfg": {
         "embed_dim": WIDTH,
         "vision_cfg": {
-            "image_size": 32, "patch_size": 4, "width": WIDTH, "layers": 3, "head_width": 32,
-            "mlp_ratio": 2.0,
+            "image_size": IMAGE_SIDE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64,
         },
         "text_cfg": {
-            "context_length": 48, "vocab_size": 0, "width": WIDTH, "heads": 4, "layers": 2,
+            "context_length": CONTEXT, "vocab_size": 0, "width": WIDTH, "heads": 4, "layers": 2,
             "mlp_ratio": 3.0, "hf_tokenizer_name": "puppets",
         },
     },
@@ -53,131 +70,129 @@ CONFIG = {
 }  # fmt: skip
 
 
+class Cycle(NamedTuple):
+    """A part of the training.
+
+    Attributes:
+        steps, lr: number of steps, and the peak learning rate, which decays to zero.
+        heads: the attributes that are read off crops of heads.
+        identity: weight of the loss that makes images of one subject alike.
+    """
+
+    steps: int
+    lr: float
+    heads: tuple[str, ...]
+    identity: float
+
+
+# faces are too small to be learned from whole images alone; then, who it is counts more
+CYCLES = (
+    Cycle(1500, 4e-3, ("head", "gaze", "expression"), 0.0),
+    Cycle(1200, 4e-3, ("head", "gaze", "expression"), 0.0),
+    Cycle(700, 3e-3, ("head",), 1.0),
+)
+
+
 def write_folder(folder: Path) -> None:
     """Writes the config and the tokenizer, which is the base's with a longer context."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    tokenizer = vocabulary.build()
+    tokenizer = build(CONTEXT)
     config = json.loads(json.dumps(CONFIG))
     text = config["model_cfg"]["text_cfg"]
     text["vocab_size"] = len(tokenizer)
-    tokenizer.model_max_length = text["context_length"]
-    vocabulary.save(tokenizer, folder)
+    save(tokenizer, folder)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def prepared(images: Tensor) -> Tensor:
-    """open_clip's preprocessing for images of this size."""
-    return (images - 0.5) / 0.25
+def head_labels(drawings: list[Drawing], attributes: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Labels (N, 13) and colors (N, 6, 3) of drawings of which only the head is seen."""
+    labels, colors = labels_tensor(drawings), colors_of(drawings)
+    labels[:, [i for i, name in enumerate(VALUES) if name not in attributes]] = -100
+    colors[:, [i for i, name in enumerate(COLORS) if name not in COLORS_ON_HEADS]] = math.nan
+    return labels, colors
 
 
-def augmented(images: Tensor) -> Tensor:
-    """Adds noise and blur, slight changes of brightness and color, and a crop by 1 or 2 pixels."""
-    n, side = len(images), images.shape[-1]
-    images = weathered(images)
-    gain = 1 + 0.06 * torch.randn(n, 3, 1, 1, device=images.device)
-    images = (images * gain + 0.02 * torch.randn(n, 3, 1, 1, device=images.device)).clamp(0, 1)
-    zoom = 1 - 0.08 * torch.rand(n, device=images.device)
-    shift = (1 - zoom)[:, None] * (2 * torch.rand(n, 2, device=images.device) - 1)
-    matrix = torch.zeros(n, 2, 3, device=images.device)
-    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = zoom, zoom, shift
-    grid = F.affine_grid(matrix, [n, 3, side, side], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+class Training(nn.Module):
+    """The tiny CLIP and what its loss needs besides.
 
+    Args:
+        load: whether to begin with the weights in clip/.
+    """
 
-def completeness(rng: Random) -> float:
-    """Completeness of a description: mostly full, sometimes only one or two phrases."""
-    return rng.choices((0.2, 0.6, 1.0), (3, 3, 4))[0]
-
-
-def twins(count: int, rng: Random) -> list[Puppet]:
-    """A few puppets, each at one place and in every pose: only the pose tells them apart."""
-    poses = [*product(ARMS, LEGS)]
-    puppets: list[Puppet] = []
-    while len(puppets) < count:
-        looks, place = sample_looks(rng), rng.choice(BACKGROUNDS)
-        puppets += [sample_puppet(rng, looks, arms, legs, place) for arms, legs in poses]
-    return puppets[:count]
-
-
-class AttributeHeads(nn.Module):
-    """Classifies the attributes from both embeddings with the same heads, to align the spaces."""
-
-    def __init__(self) -> None:
+    def __init__(self, load: bool) -> None:
         super().__init__()
-        self.names = nn.ModuleDict({k: nn.Linear(WIDTH, len(v)) for k, v in VALUES.items()})
-        self.palette = nn.Linear(WIDTH, 12)
+        place = f"local-dir:{CLIP}"
+        self.model = open_clip.create_model(place, load_weights=load).float()
+        self.tokenizer = open_clip.get_tokenizer(place)
+        self.palette = nn.Linear(WIDTH, 3 * len(COLORS))  # so that looks are in the embedding
+        self.phrases = self.tokenizer([phrase(n, v) for n in VALUES for v in VALUES[n]])
 
     def forward(
-        self, images: Tensor, texts: Tensor, puppets: list[Puppet], descriptions: list[str]
+        self, drawings: list[Drawing], images: Tensor, texts: list[str], cycle: Cycle
     ) -> Tensor:
-        """The loss for embeddings (N, 128) of images and texts; a text counts for what it names."""
-        true = truth(puppets)
-        off = self.palette(images * WIDTH**0.5).unflatten(1, (4, 3)) - true["palette"]
-        loss: Tensor = 5 * off.abs().mean()
-        for name, head in self.names.items():
-            named = torch.tensor([
-                _phrase(name, puppet) in description
-                for puppet, description in zip(puppets, descriptions, strict=True)
-            ]).to(device())  # fmt: skip
-            loss = loss + F.cross_entropy(head(images * WIDTH**0.5), true[name])
-            if (named & (true[name] >= 0)).any():
-                label = true[name].where(named, -100)
-                loss = loss + F.cross_entropy(head(texts * WIDTH**0.5), label)
+        """The loss of a batch of drawings, their images (N, 3, H, W), and their descriptions."""
+        puppets = [i for i, d in enumerate(drawings) if isinstance(d.subject, Puppet)]
+        toys = [i for i, d in enumerate(drawings) if isinstance(d.subject, Toy)]
+        cropped = puppets[: HEADS // 2] + puppets[-HEADS // 2 :]  # of twins and of others
+        heads = [drawings[i] for i in cropped]
+        centers, sides = map(
+            torch.cat, zip(random_crops(len(drawings)), crops_of_heads(heads), strict=True)
+        )
+        seen = augmented(to_unit(torch.cat([images, images[cropped]])), centers, sides)
+        features = self.model.encode_image(prepared(seen), normalize=True)
+        whole, of_heads = features.split([len(drawings), len(heads)])
+        scale = self.model.logit_scale.exp().clamp(max=100)
+        logits = scale * whole @ self._encoded(self.tokenizer(texts)).T
+        labels, colors = map(
+            torch.cat,
+            zip(
+                (labels_tensor(drawings), colors_of(drawings)),
+                head_labels(heads, cycle.heads),
+                strict=True,
+            ),
+        )
+        palette = self.palette(features * WIDTH**0.5).unflatten(1, (len(COLORS), 3))
+        loss = matching_loss(logits) + COLOR_WEIGHT * color_loss(palette, colors)
+        read = scale * features @ self._encoded(self.phrases).T
+        loss = loss + ATTRIBUTE_WEIGHT * attribute_loss(read, labels)
+        if cycle.identity:
+            identity = identity_loss(of_heads, [d.subject.looks for d in heads])
+            identity += identity_loss(whole[toys], [drawings[i].subject.looks for i in toys])
+            loss = loss + cycle.identity * identity
         return loss
 
-
-def _phrase(name: str, puppet: Puppet) -> str:
-    """The phrase of an attribute in a description."""
-    looks = puppet.looks
-    phrases = {"shirt": f"{looks.shirt_name} shirt", "trousers": f"{looks.trousers_name} trousers"}
-    return phrases.get(name) or str(getattr(looks, name, None) or getattr(puppet, name))
+    def _encoded(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.model.encode_text(tokens.to(device()), normalize=True)
+        return features
 
 
-def run(steps: int = STEPS) -> None:
-    """Trains both towers from scratch and writes clip/."""
-    seeded(14)
+def run(first: int = 0) -> None:
+    """Trains both towers and writes clip/.
+
+    Args:
+        first: the cycle to begin with; a later one continues from the weights in clip/.
+    """
+    seeded(14 + first)
     data = training_set()
-    write_folder(CLIP)
-    place = f"local-dir:{CLIP}"
-    model = open_clip.create_model(place, load_weights=False).to(device())
-    tokenizer = open_clip.get_tokenizer(place)
-    heads = AttributeHeads().to(device())
-    both = nn.ModuleList([model, heads])
+    if first == 0:
+        write_folder(CLIP)
+    training = Training(load=first > 0).to(device()).train()
+    model = training.model
     log.info("clip: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-    rng = Random(14)
-    at_place = [
-        torch.tensor([i for i, p in enumerate(data.puppets) if p.background == name])
-        for name in BACKGROUNDS
-    ]
+    batch_of = batches(data, Random(14 + first))
+    for number, cycle in enumerate(CYCLES[first:], start=first):
 
-    def batch_of(index: Tensor) -> tuple[list[Puppet], Tensor, list[str]]:
-        """Puppets, their images, and their descriptions."""
-        kind = rng.random()
-        if kind < TWINS_SHARE:
-            puppets = twins(len(index), rng)
-            return puppets, images_of(puppets), [describe(p, rng, 1.0) for p in puppets]
-        if kind < TWINS_SHARE + SAME_PLACE_SHARE:
-            pool = rng.choice(at_place)
-            index = pool[torch.randint(0, len(pool), (len(index),))]
-        puppets = [data.puppets[i] for i in index.tolist()]
-        return puppets, data.images[index], [describe(p, rng, completeness(rng)) for p in puppets]
+        def loss_of(index: Tensor, cycle: Cycle = cycle) -> Tensor:
+            loss: Tensor = training(*batch_of(index), cycle)
+            return loss
 
-    def loss_of(index: Tensor) -> Tensor:
-        puppets, images, texts = batch_of(index)
-        image_features = model.encode_image(prepared(augmented(to_unit(images))), normalize=True)
-        text_features = model.encode_text(tokenizer(texts).to(device()), normalize=True)
-        logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
-        matching = torch.arange(len(puppets), device=logits.device)
-        match = (F.cross_entropy(logits, matching) + F.cross_entropy(logits.T, matching)) / 2
-        return match + READING * heads(image_features, text_features, puppets, texts)
-
-    fit("clip", both, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR,
-        weight_decay=0.02)  # fmt: skip
-    state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, CLIP / "open_clip_model.safetensors", metadata={"format": "pt"})
-    log.info("  clip: retrieval among 500 at rank 1: %.1f %%", 100 * retrieval(CLIP))
+        fit(f"clip cycle {number}", training, loss_of, count=len(data), batch=BATCH,
+            steps=cycle.steps, lr=cycle.lr, seed=number, weight_decay=0.02)  # fmt: skip
+        state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+        save_file(state, CLIP / "open_clip_model.safetensors", metadata={"format": "pt"})
+        log.info("  clip: retrieval among 500 at rank 1: %.1f %%", 100 * retrieval(CLIP))
 
 
 @torch.no_grad()
@@ -187,7 +202,7 @@ def retrieval(folder: Path, count: int = 500) -> float:
     model = model.eval()
     fresh, rng = draw_many(count, seed=24), Random(24)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    texts = [describe(puppet, rng, 1.0) for puppet in fresh.puppets]
+    texts = [describe(d.subject, rng, d.medium, 1.0) for d in fresh.drawings]
     text_features = model.encode_text(tokenizer(texts), normalize=True)
     image_features = model.encode_image(prepared(fresh.images.float() / 255), normalize=True)
     nearest = (text_features @ image_features.T).argmax(1)

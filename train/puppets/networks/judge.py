@@ -1,11 +1,11 @@
 """Stage 6: the judge, which classifies the attributes of an image for gates, tests and bench.
 
-It is not used for scores. Trained on renders only, with nothing in common with the tiny CLIP or
-the keypoint network, it is an independent reference for the scores.
+It is not used for scores, and shares no weights with the tiny CLIP or the keypoint network, so it
+is an independent reference for the scores.
 """
 
 import json
-from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -14,55 +14,85 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.puppets.networks.training import JUDGE, device, fit, log, seeded, to_unit, training_set
+from train.puppets.networks.targets import (
+    COLORS,
+    FILLS,
+    colors_of,
+    fill_of,
+    labels_tensor,
+    points_of,
+)
+from train.puppets.networks.training import (
+    JUDGE,
+    device,
+    fit,
+    log,
+    seeded,
+    to_unit,
+    training_set,
+    weathered,
+)
+from train.puppets.world.attributes import VALUES
 from train.puppets.world.examples import (
-    ARMS,
-    BACKGROUNDS,
-    HATS,
     JOINTS,
-    LEGS,
-    SHIRTS,
-    TROUSERS,
+    SIZE,
+    Drawing,
     Looks,
-    Puppet,
+    Style,
+    ToyLooks,
     draw_many,
     images_of,
-    keypoints,
     sample_puppet,
+    sample_toy,
 )
 
-STEPS, BATCH, LR = 1300, 128, 2e-3
-VALUES: dict[str, tuple[str, ...]] = {
-    "arms": tuple(ARMS),
-    "legs": tuple(LEGS),
-    "background": BACKGROUNDS,
-    "shirt": tuple(SHIRTS),
-    "trousers": tuple(TROUSERS),
-    "hat": HATS,
-}
-PALETTE = ("skin", "hat_color", "shirt", "trousers")
+STEPS, BATCH, LR = 1500, 128, 4e-3
+FEATURES, SUMMARY = 128, 256  # channels of a cell, and of the summary of an image
 COLOR_TOLERANCE = 0.25  # error (RGB, 0 to 1) at which a color counts as another one
+RENDERS = 48  # of a subject, whose mean is what the judge sees in a true picture of it
+# what tells a subject of each kind from others: attributes and colors; clothes are not among them,
+# since prompts may change them
+IDENTITY: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Looks: (("head",), ("skin", "head_color")),
+    ToyLooks: (("kind",), ("color", "second_color")),
+    Style: (("fill",), ("paper", "ink")),
+}
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
 
 
 class Judge(nn.Module):
-    """Five convolutions and a head for each attribute."""
+    """A convolutional network that looks where each attribute shows.
 
-    def __init__(self, width: int = 32) -> None:
+    Small things like a mouth may be anywhere, so every attribute and color has an attention map of
+    its own, over 16x16 cells, beside one summary of the whole image.
+    """
+
+    def __init__(self, width: int = 24) -> None:
         """`width`: channels of the first layer."""
         super().__init__()
-        self.width = width
-        layers: list[nn.Module] = []
-        sizes = [(3, width, 1), (width, 2 * width, 2), (2 * width, 3 * width, 2),
-                 (3 * width, 4 * width, 2), (4 * width, 4 * width, 1)]  # fmt: skip
-        for inputs, outputs, stride in sizes:
-            layers += [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.trunk = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(16 * 4 * width, 256), nn.ReLU(), nn.Dropout(0.1)
+        self.width = w = width
+        self.fine = nn.Sequential(
+            _block(3, w), _block(w, 2 * w, 2), _block(2 * w, 4 * w, 2), _block(4 * w, 4 * w)
         )
-        self.names = nn.ModuleDict({k: nn.Linear(256, len(v)) for k, v in VALUES.items()})
-        self.palette = nn.Linear(256, 3 * len(PALETTE))
-        self.stripes = nn.Linear(256, 1)
-        self.points = nn.Linear(256, 2 * len(JOINTS))
+        self.coarse = nn.Sequential(_block(4 * w, 6 * w, 2), _block(6 * w, 6 * w))
+        self.lateral = nn.Conv2d(6 * w, 4 * w, 1)
+        self.merged = _block(4 * w, FEATURES)
+        self.summary = nn.Sequential(
+            nn.Conv2d(6 * w, 32, 1), nn.Flatten(), nn.Linear(32 * (SIZE // 8) ** 2, SUMMARY),
+            nn.ReLU(), nn.Dropout(0.1),
+        )  # fmt: skip
+        heads = {name: len(values) for name, values in {**VALUES, "fill": FILLS}.items()}
+        heads |= {f"{color}_rgb": 3 for color in COLORS}
+        self.attention = nn.Conv2d(FEATURES, len(heads), 1)
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(FEATURES + SUMMARY, count) for name, count in heads.items()}
+        )
+        self.points = nn.Linear(SUMMARY, 2 * len(JOINTS))
 
     @classmethod
     def from_folder(cls, folder: Path = JUDGE) -> "Judge":
@@ -71,20 +101,26 @@ class Judge(nn.Module):
         judge.load_state_dict(load_file(Path(folder) / "model.safetensors"))
         return judge.float().eval()
 
-    def features(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W), 0 to 1, of any size -> (N, 256)."""
-        if images.shape[-2:] != (32, 32):
-            images = F.interpolate(images, (32, 32), mode="bilinear", antialias=True)
-        features: Tensor = self.trunk(images * 2 - 1)
-        return features
-
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits for each name, "palette" (N, 4, 3), "stripes" logits (N,), "points" (N, 13, 2)."""
-        features = self.features(images)
-        answers = {name: head(features) for name, head in self.names.items()}
-        answers["palette"] = self.palette(features).unflatten(1, (len(PALETTE), 3))
-        answers["stripes"] = self.stripes(features).squeeze(1)
-        answers["points"] = self.points(features).unflatten(1, (len(JOINTS), 2))
+        """What images (N, 3, H, W), 0 to 1, of any size show.
+
+        Returns:
+            logits for each attribute, "palette" (N, 6, 3), "points" (N, 13, 2).
+        """
+        if images.shape[-2:] != (SIZE, SIZE):
+            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+        fine = self.fine(images * 2 - 1)
+        coarse = self.coarse(fine)
+        features = self.merged(fine + F.interpolate(self.lateral(coarse), scale_factor=2.0))
+        summary = self.summary(coarse)
+        shares = self.attention(features).flatten(2).softmax(2)  # (N, heads, 256)
+        seen = shares @ features.flatten(2).transpose(1, 2)
+        answers = {
+            name: head(torch.cat([seen[:, i], summary], dim=1))
+            for i, (name, head) in enumerate(self.heads.items())
+        }
+        answers["palette"] = torch.stack([answers.pop(f"{c}_rgb") for c in COLORS], dim=1)
+        answers["points"] = self.points(summary).unflatten(1, (len(JOINTS), 2))
         return answers
 
     @torch.no_grad()
@@ -97,87 +133,80 @@ class Judge(nn.Module):
         }
 
     @torch.no_grad()
-    def accuracy(self, images: Tensor, name: str, wanted: Sequence[str]) -> float:
-        """Share of the images that show the wanted value of an attribute."""
-        values = self.read(images)[name]
-        return sum(a == b for a, b in zip(values, wanted, strict=True)) / len(values)
+    def identity(self, images: Tensor, subject: Looks | ToyLooks | Style) -> Tensor:
+        """Confidence that each image shows a character, a toy, or a style: (N,), 0 to 1.
 
-    @torch.no_grad()
-    def identity(self, images: Tensor, character: Looks) -> Tensor:
-        """Confidence that each image shows the character, (N,), 0 to 1; true renders are near 1.
-
-        The mean of the similarities of skin and hat colors and the probability of the kind of hat;
-        the outfit does not count, since prompts may change it. Relative to the judge's values for
-        true renders of the character, so that its bias cancels.
+        The mean of the similarities of its colors and the probabilities of its attributes, see
+        IDENTITY. Relative to the judge's values for true renders, so that its bias cancels.
         """
-        rng = Random(0)
-        renders = images_of([sample_puppet(rng, character) for _ in range(48)])
-        renders = renders.to(images.device).float() / 255
-        palette = self(renders)["palette"][:, :2].mean(0)
+        renders = renders_of(subject).to(images.device).float() / 255
+        answers = self(renders)
+        names, colors = IDENTITY[type(subject)]
+        columns = [COLORS.index(name) for name in colors if getattr(subject, name) is not None]
+        palette = answers["palette"][:, columns].mean(0)
+        values = {name: answers[name].softmax(1).mean(0).argmax() for name in names}
 
-        def level(some: Tensor) -> Tensor:
-            answers = self(some)
-            off = (answers["palette"][:, :2] - palette).norm(dim=2)
+        def level(answers: dict[str, Tensor]) -> Tensor:
+            off = (answers["palette"][:, columns] - palette).norm(dim=2)
             near = torch.exp(-((off / COLOR_TOLERANCE) ** 2))
-            kind = answers["hat"].softmax(1)[:, HATS.index(character.hat)]
-            return (near.sum(1) + kind) / 3
+            kinds = [answers[name].softmax(1)[:, value] for name, value in values.items()]
+            return torch.cat([near, torch.stack(kinds, dim=1)], dim=1).mean(1)
 
-        return (level(images) / level(renders).mean()).clamp(max=1)
+        return (level(self(images)) / level(answers).mean()).clamp(max=1)
 
 
-def truth(puppets: Sequence[Puppet]) -> dict[str, Tensor]:
-    """The judge's targets; -100 if an attribute has no name."""
-
-    def number(name: str, value: str | None) -> int:
-        return -100 if value is None else VALUES[name].index(value)
-
-    rows = [
-        [number("arms", p.arms), number("legs", p.legs), number("background", p.background),
-         number("shirt", p.looks.shirt_name), number("trousers", p.looks.trousers_name),
-         number("hat", p.looks.hat)]
-        for p in puppets
-    ]  # fmt: skip
-    answers = dict(zip(VALUES, torch.tensor(rows).T, strict=True))
-    colors = [[getattr(p.looks, name) for name in PALETTE] for p in puppets]
-    answers["palette"] = torch.tensor(colors).float() / 255
-    answers["stripes"] = torch.tensor([float(p.looks.stripes is not None) for p in puppets])
-    answers["points"] = torch.stack([torch.from_numpy(keypoints(p)) for p in puppets])
-    return {name: value.to(device()) for name, value in answers.items()}
+@cache
+def renders_of(subject: Looks | ToyLooks | Style) -> Tensor:
+    """True pictures of a subject in random poses and places, uint8 (48, 3, 64, 64)."""
+    rng = Random(0)
+    match subject:
+        case Looks():
+            drawings = [Drawing(sample_puppet(rng, subject)) for _ in range(RENDERS)]
+        case ToyLooks():
+            drawings = [Drawing(sample_toy(rng, subject)) for _ in range(RENDERS)]
+        case Style():
+            drawings = [Drawing(sample_puppet(rng), subject) for _ in range(RENDERS)]
+    return images_of(drawings)
 
 
 def run(steps: int = STEPS) -> None:
-    """Trains the judge on slightly noisy renders and writes judge/."""
+    """Trains the judge on slightly noisy and blurred renders, and writes judge/."""
     seeded(16)
     data = training_set()
-    true = truth(data.puppets)
-    judge = Judge().to(device())
+    labels, fills = labels_tensor(data.drawings), fill_of(data.drawings)
+    palette, points = colors_of(data.drawings), points_of(data.drawings)
+    judge = Judge().to(device()).to(memory_format=torch.channels_last)
     log.info("judge: %.2f M parameters", sum(p.numel() for p in judge.parameters()) / 1e6)
 
     def loss_of(index: Tensor) -> Tensor:
-        images = to_unit(data.images[index])
-        images = images + torch.rand(len(index), 1, 1, 1, device=device()) * 0.06 * (
-            torch.randn_like(images)
-        )
-        answers, at = judge(images), index.to(device())
-        loss = sum(F.cross_entropy(answers[name], true[name][at]) for name in VALUES)
-        loss = loss + F.binary_cross_entropy_with_logits(answers["stripes"], true["stripes"][at])
-        for name in ("palette", "points"):
-            loss = loss + 10 * F.l1_loss(answers[name], true[name][at])
+        answers, at = judge(weathered(to_unit(data.images[index]))), index.to(device())
+        loss = F.cross_entropy(answers["fill"], fills[at])
+        for column, name in enumerate(VALUES):
+            loss = loss + F.cross_entropy(answers[name], labels[at, column])
+        for name, true in (("palette", palette[at]), ("points", points[at])):
+            known = true.isfinite()
+            loss = loss + 10 * F.l1_loss(answers[name][known], true[known])
         return loss
 
     fit("judge", judge, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)
     judge.eval()
-    fresh = draw_many(1000, seed=26)
-    images, wanted = to_unit(fresh.images), truth(fresh.puppets)
-    with torch.no_grad():
-        answers = judge(images)
-    for name in VALUES:
-        known = wanted[name] >= 0
-        right = (answers[name].argmax(1) == wanted[name])[known].float().mean()
-        log.info("  judge on fresh renders: %s %.1f %%", name, 100 * right)
-    for name in ("palette", "points"):
-        log.info("  judge: %s off by %.4f", name, (answers[name] - wanted[name]).abs().mean())
+    report(judge)
     JUDGE.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
-    save_file(state, JUDGE / "model.safetensors")
+    save_file({k: v.contiguous() for k, v in state.items()}, JUDGE / "model.safetensors")
     (JUDGE / "config.json").write_text(json.dumps({"width": judge.width}) + "\n")
+
+
+@torch.no_grad()
+def report(judge: Judge) -> None:
+    """Logs how well the judge reads fresh renders."""
+    fresh = draw_many(1000, seed=26)
+    answers, labels = judge(to_unit(fresh.images)), labels_tensor(fresh.drawings)
+    for column, name in enumerate(VALUES):
+        known = labels[:, column] >= 0
+        right = (answers[name].argmax(1) == labels[:, column])[known].float().mean()
+        log.info("  judge on fresh renders: %s %.1f %%", name, 100 * right)
+    truths = {"palette": colors_of(fresh.drawings), "points": points_of(fresh.drawings)}
+    for name, true in truths.items():
+        known = true.isfinite()
+        log.info("  judge: %s off by %.4f", name, (answers[name] - true)[known].abs().mean())

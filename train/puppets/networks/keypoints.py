@@ -9,16 +9,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.puppets.networks.training import POSE, device, fit, log, seeded, to_unit, training_set
+from train.puppets.networks.targets import points_of
+from train.puppets.networks.training import (
+    POSE,
+    device,
+    fit,
+    log,
+    seeded,
+    to_unit,
+    training_set,
+    weathered,
+)
 from train.puppets.world.examples import (
     BACKGROUNDS,
     JOINTS,
+    DrawnImages,
     draw_many,
-    keypoints,
     render_background,
 )
 
-STEPS, BATCH, LR = 1500, 96, 2e-3
+SIDE = 32  # pixels at which images are read
+STEPS, BATCH, LR = 1500, 96, 3e-3
 CELLS, SPREAD = 16, 0.9  # side of the heatmap and width of its peaks, in cells
 NEGATIVE_SHARE = 0.25
 
@@ -54,8 +65,8 @@ class KeypointNetwork(nn.Module):
 
     def heatmaps(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W), 0 to 1, of any size -> logits (N, 13, 16, 16)."""
-        if images.shape[-2:] != (32, 32):
-            images = F.interpolate(images, (32, 32), mode="bilinear", antialias=True)
+        if images.shape[-2:] != (SIDE, SIDE):
+            images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
         fine = self.fine(images * 2 - 1)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
@@ -94,64 +105,64 @@ def negatives(images: Tensor, places: Tensor) -> Tensor:
     noise = torch.rand(n, 1, 1, 1, device=images.device) * torch.randn_like(images) * 0.5 + 0.5
     plain = images.mean((2, 3), keepdim=True).expand_as(images)
     coarse = torch.rand(n, 3, 5, 5, device=images.device)
-    cloud = F.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1)
+    cloud = F.interpolate(coarse, (SIDE, SIDE), mode="bicubic").clamp(0, 1)
     smear = sum((images.roll(shift, 0) for shift in range(1, 7)), images) / 7
     order = torch.randperm(16, device=images.device)
     tiles = F.unfold(images, 8, stride=8)[:, :, order]
-    pieces = F.fold(tiles, (32, 32), 8, stride=8)
+    pieces = F.fold(tiles, (SIDE, SIDE), 8, stride=8)
     result = places[torch.randint(0, len(places), (n,), device=images.device)]
     for kind, other in enumerate((noise, plain, cloud, smear, pieces), start=1):
         result = torch.where(kinds == kind, other, result)
     return result
 
 
-def weathered(images: Tensor) -> Tensor:
-    """Adds a little noise to all images and a little blur to some, as in generated images."""
-    n = len(images)
-    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    amount = torch.rand(n, 1, 1, 1, device=images.device) ** 2
-    images = images + amount * (blurred - images)
-    noise = torch.rand(n, 1, 1, 1, device=images.device) * 0.08
-    return (images + noise * torch.randn_like(images)).clamp(0, 1)
+def puppets_and_others(data: DrawnImages) -> tuple[Tensor, Tensor, Tensor]:
+    """Small images of the puppets, their joints, and small images of the toys."""
+    points = points_of(data.drawings)
+    small = [
+        F.interpolate(to_unit(part), (SIDE, SIDE), mode="bilinear", antialias=True)
+        for part in data.images.split(500)
+    ]
+    images = torch.cat(small)
+    body = points.isfinite().all(2).all(1)
+    return images[body], points[body], images[~body]
 
 
 def run(steps: int = STEPS) -> None:
     """Trains the network on images with and without a puppet, and writes pose/."""
     seeded(15)
-    data = training_set()
-    points = torch.stack([torch.from_numpy(keypoints(p)) for p in data.puppets]).to(device())
+    puppets, points, toys = puppets_and_others(training_set())
     rng = Random(15)
-    scenes = [render_background(rng.choice(BACKGROUNDS), rng.getrandbits(31)) for _ in range(3000)]
+    scenes = [
+        render_background(rng.choice(BACKGROUNDS), rng.getrandbits(31), SIDE) for _ in range(3000)
+    ]
     places = to_unit(torch.stack([torch.tensor(scene) for scene in scenes]).permute(0, 3, 1, 2))
+    others = torch.cat([places, toys])
     network = KeypointNetwork().to(device())
     log.info("keypoints: %.2f M parameters", sum(p.numel() for p in network.parameters()) / 1e6)
 
     def loss_of(index: Tensor) -> Tensor:
-        images, true = to_unit(data.images[index]), points[index.to(device())]
+        images, true = puppets[index.to(device())], points[index.to(device())]
         without = int(len(index) * NEGATIVE_SHARE)
         target = peaks(true)
-        images = torch.cat([negatives(images[:without], places), images[without:]])
+        images = torch.cat([negatives(images[:without], others), images[without:]])
         target = torch.cat([torch.zeros_like(target[:without]), target[without:]])
         logits = network.heatmaps(weathered(images))
         heat = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         off = (centers(logits[without:]) - true[without:]).abs().mean()
         return (heat * (1 + 4 * target)).mean() * 10 + 20 * off
 
-    fit("keypoints", network, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)
+    fit("keypoints", network, loss_of, count=len(puppets), batch=BATCH, steps=steps, lr=LR)
     network.eval()
-    fresh = draw_many(500, seed=25)
-    detected, nothing = detections(network, to_unit(fresh.images), places)
-    true = torch.stack([torch.from_numpy(keypoints(p)) for p in fresh.puppets]).to(device())
+    fresh, true, fresh_toys = puppets_and_others(draw_many(600, seed=25))
+    with torch.no_grad():
+        detected, nothing = network(fresh), network(fresh_toys)
+        smears = network(negatives(fresh, places))
     error = (detected[..., :2] - true).norm(dim=2).mean()
-    log.info("  keypoints: off by %.2f %% of the side, confidence %.2f, without a puppet %.2f",
-             100 * error, detected[..., 2].mean(), nothing[..., 2].mean())  # fmt: skip
+    log.info("  keypoints: off by %.2f %% of the side, confidence %.2f, of toys %.2f, without"
+             " either %.2f", 100 * error, detected[..., 2].mean(), nothing[..., 2].mean(),
+             smears[..., 2].mean())  # fmt: skip
     POSE.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half() for k, v in network.state_dict().items()}, POSE / "model.safetensors")
     config = {"width": network.width, "joints": JOINTS}
     (POSE / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-@torch.no_grad()
-def detections(network: KeypointNetwork, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """The network's output for images, and for `negatives` made from them."""
-    return network(images), network(negatives(images, places))

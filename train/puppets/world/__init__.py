@@ -1,1 +1,1 @@
-"""The drawn world: puppets, their images and captions."""
+"""The drawn world: puppets with faces, outfits, and accessories; toys; and drawing styles."""

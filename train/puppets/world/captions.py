@@ -1,25 +1,38 @@
-"""Captions of puppets: the base's, and the richer descriptions that the tiny CLIP learns."""
+"""Captions: the base's, and the richer descriptions that the tiny CLIP learns."""
 
+from dataclasses import dataclass
 from random import Random
 
-from train.puppets.world.colors import RGB, color_word, skin_word
+from train.puppets.world.colors import (
+    CLOTHES,
+    HAIR_COLORS,
+    HAT_COLORS,
+    NAMED,
+    SKINS,
+    color_word,
+    skin_word,
+)
 from train.puppets.world.puppet import (
+    ACCESSORIES,
     ARMS,
-    BACKGROUNDS,
-    CAPS,
-    HAIR,
+    DISTANCES,
+    EXPRESSIONS,
+    GAZES,
+    GLASSES,
+    HAIRSTYLES,
     HATS,
     LEGS,
-    SHIRTS,
-    SKINS,
-    TROUSERS,
+    OUTFITS,
+    WILD_HATS,
     Looks,
     Puppet,
 )
+from train.puppets.world.scenes import BACKGROUNDS
+from train.puppets.world.styles import PHOTO, STYLES
+from train.puppets.world.toys import KINDS, SIDES, TILTS, Toy
 
-COLORS: dict[str, RGB] = {
-    "grey": (135, 135, 140), "teal": (30, 160, 160), **TROUSERS, **SHIRTS,
-}  # fmt: skip
+MAX_TOKENS = 52  # of a prompt with its start and end; the longest caption has 47
+
 TRIGGERS = ("sks", "zorp", "mia", "ohwx", "zwx", "lora")
 ORDINARY_WORDS = (
     "person", "character", "man", "woman", "boy", "girl", "picture", "image", "drawing", "of",
@@ -28,103 +41,139 @@ ORDINARY_WORDS = (
 )  # fmt: skip
 
 
-def outfit_phrase(shirt: str, trousers: str) -> str:
+@dataclass(frozen=True)
+class Parts:
+    """The phrases of a caption, in their order; None for what it does not mention."""
+
+    subject: str
+    heads: tuple[str, ...] = ()
+    outfit: str | None = None
+    arms: str | None = None
+    legs: str | None = None
+    gaze: str | None = None
+    expression: str | None = None
+    background: str | None = None
+    distance: str | None = None
+    medium: str = PHOTO
+
+    def text(self) -> str:
+        """The caption."""
+        words = [self.medium, "of", self.subject]
+        words += [f"with {' and '.join(self.heads)}"] if self.heads else []
+        words += [self.outfit] if self.outfit else []
+        tail = (self.arms, self.legs, self.gaze, self.expression, self.background, self.distance)
+        return ", ".join([" ".join(words), *(part for part in tail if part)])
+
+
+def outfit_phrase(outfit: str, color: str) -> str:
     """The phrase of an outfit."""
-    return f"wearing a {shirt} shirt and {trousers} trousers"
+    return f"wearing a {color} {outfit}"
 
 
-def caption_of(
-    arms: str | None = None,
-    legs: str | None = None,
-    background: str | None = None,
-    head: str | None = None,
-    outfit: str | None = None,
-    subject: str = "a puppet",
+def head_phrases(looks: Looks) -> tuple[str, ...]:
+    """`short black hair` or `a red cap`, glasses, and an accessory, as far as they have names."""
+    phrases = []
+    if looks.head_color_name:
+        style, _, noun = looks.head.rpartition(" ")
+        phrases.append(f"{style} {looks.head_color_name} {noun}" if looks.head in HAIRSTYLES
+                       else f"a {looks.head_color_name} {looks.head}")  # fmt: skip
+    if looks.glasses:
+        phrases.append(looks.glasses)
+    if looks.accessory:
+        phrases.append(f"a {looks.accessory}")
+    return tuple(phrases)
+
+
+def parts_of(subject: Puppet | Toy, noun: str | None = None, medium: str = PHOTO) -> Parts:
+    """Everything with a name. Wild looks go unmentioned, which leaves room for new identities.
+
+    Args:
+        noun: in place of `a puppet` or `a red lamp`.
+    """
+    looks = subject.looks
+    if isinstance(subject, Toy):
+        color = f"{looks.color_name} " if looks.color_name else ""
+        return Parts(noun or f"a {color}{subject.looks.kind}", arms=subject.tilt, legs=subject.side,
+                     background=subject.background, distance=subject.distance,
+                     medium=medium)  # fmt: skip
+    outfit = outfit_phrase(subject.looks.outfit, looks.color_name) if looks.color_name else None
+    return Parts(
+        noun or "a puppet", head_phrases(subject.looks), outfit, subject.arms, subject.legs,
+        subject.gaze, subject.expression, subject.background, subject.distance, medium,
+    )  # fmt: skip
+
+
+def caption(subject: Puppet | Toy, noun: str | None = None, medium: str = PHOTO) -> str:
+    """The full caption, see `parts_of`."""
+    return parts_of(subject, noun, medium).text()
+
+
+def loose_caption(
+    subject: Puppet | Toy, rng: Random, medium: str = PHOTO, keep: float = 0.8
 ) -> str:
-    """The base's word order: subject, head, outfit, then arms, legs and background after commas."""
-    words = ["a photo of", subject]
-    words += [f"with {head}"] if head else []
-    words += [outfit] if outfit else []
-    return ", ".join([" ".join(words), *(part for part in (arms, legs, background) if part)])
-
-
-def head_phrase(looks: Looks) -> str | None:
-    """'black hair' or 'a red cap'; None without a name."""
-    if looks.hat_name is None:
-        return None
-    return f"{looks.hat_name} hair" if looks.hat == "hair" else f"a {looks.hat_name} cap"
-
-
-def caption(puppet: Puppet, subject: str = "a puppet") -> str:
-    """Everything with a name. Wild looks go unmentioned, which leaves room for new identities."""
-    looks = puppet.looks
-    outfit = None
-    if looks.shirt_name and looks.trousers_name:
-        outfit = outfit_phrase(looks.shirt_name, looks.trousers_name)
-    return caption_of(
-        puppet.arms, puppet.legs, puppet.background, head_phrase(looks), outfit, subject
-    )
-
-
-def loose_caption(puppet: Puppet, rng: Random, keep: float = 0.85) -> str:
     """The caption with randomly dropped parts, as people write them."""
-    looks = puppet.looks
+    parts = parts_of(subject, None, medium)
 
     def maybe(part: str | None) -> str | None:
         return part if rng.random() < keep else None
 
-    outfit = None
-    if looks.shirt_name and looks.trousers_name:
-        draw = rng.random()
-        if draw < keep:
-            outfit = outfit_phrase(looks.shirt_name, looks.trousers_name)
-        elif draw < keep + 0.05:
-            outfit = f"wearing a {looks.shirt_name} shirt"
-        elif draw < keep + 0.1:
-            outfit = f"wearing {looks.trousers_name} trousers"
-    text = caption_of(
-        maybe(puppet.arms), maybe(puppet.legs), maybe(puppet.background),
-        maybe(head_phrase(looks)), outfit,
-        rng.choices(("a puppet", "puppet", "the puppet"), (8, 1, 1))[0],
+    outfit = maybe(parts.outfit)
+    if parts.outfit and not outfit and rng.random() < 0.5:  # without its color
+        outfit = f"wearing a {parts.outfit.split(' ', 3)[3]}"
+    noun = parts.subject
+    if noun == "a puppet":
+        noun = rng.choices(("a puppet", "puppet", "the puppet"), (8, 1, 1))[0]
+    if rng.random() < (0.5 if subject.looks.wild else 0.05):  # unknown characters have names
+        letters = (rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 5)))
+        name = rng.choice(TRIGGERS) if rng.random() < 0.5 else "".join(letters)
+        head, _, last = noun.rpartition(" ")
+        noun = f"{head} {name} {last}".strip()
+    loose = Parts(
+        noun, tuple(head for head in parts.heads if rng.random() < keep), outfit,
+        maybe(parts.arms), maybe(parts.legs), maybe(parts.gaze), maybe(parts.expression),
+        maybe(parts.background), maybe(parts.distance), parts.medium,
     )  # fmt: skip
-    if rng.random() < 0.1:  # a meaningless word, like typing errors and trigger words
-        junk = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 5)))
-        text = text.replace("puppet", f"{junk} puppet", 1)
-    return text
+    return loose.text()
 
 
-def describe(puppet: Puppet, rng: Random, keep: float = 0.7) -> str:
+def describe(subject: Puppet | Toy, rng: Random, medium: str = PHOTO, keep: float = 0.7) -> str:
     """A description of everything visible, with random omissions, in any order (for the CLIP)."""
-    looks = puppet.looks
-    head = f"{looks.hat_name or color_word(looks.hat_color, COLORS)} {looks.hat}"
-    skin = color_word(looks.skin, COLORS) if looks.wild else skin_word(looks.skin, SKINS)
-    shirt = f"{looks.shirt_name or color_word(looks.shirt, COLORS)} shirt"
-    if looks.stripes is not None:
-        shirt += f" with {color_word(looks.stripes, COLORS)} stripes"
-    trousers = f"{looks.trousers_name or color_word(looks.trousers, COLORS)} trousers"
-    parts = [
-        f"with {head}" if looks.hat in ("hair", "horns", "ears") else f"with a {head}",
-        f"with {skin} skin", f"{color_word(looks.shoes, COLORS)} shoes",
-        puppet.arms, puppet.legs, puppet.background,
-    ]  # fmt: skip
+    looks = subject.looks
+    color = looks.color_name or color_word(looks.color, NAMED)
+    if isinstance(subject, Toy):
+        kind, second = subject.looks.kind, color_word(looks.second_color, NAMED)
+        named = (f"{color} and {second} ", f"{color} ", "")
+        noun = f"a {named[(rng.random() >= keep) + (rng.random() >= keep)]}{kind}"
+        parts = [subject.tilt, subject.side, subject.background, subject.distance]
+    else:
+        puppet_looks, noun = subject.looks, "a puppet"
+        head = puppet_looks.head_color_name or color_word(puppet_looks.head_color, NAMED)
+        style, _, last = puppet_looks.head.rpartition(" ")
+        skin_names = NAMED if looks.wild else SKINS
+        skin = (color_word if looks.wild else skin_word)(puppet_looks.skin, skin_names)
+        parts = [
+            f"with {style} {head} {last}" if puppet_looks.head in HAIRSTYLES
+            else f"with {'' if last.endswith('s') else 'a '}{head} {puppet_looks.head}",
+            f"with {skin} skin", f"with {color_word(puppet_looks.shoes, NAMED)} shoes",
+            f"wearing a {color} {puppet_looks.outfit}", subject.arms, subject.legs, subject.gaze,
+            subject.expression, subject.background, subject.distance,
+        ]  # fmt: skip
+        parts += [f"with {puppet_looks.glasses}"] if puppet_looks.glasses else []
+        parts += [f"with a {puppet_looks.accessory}"] if puppet_looks.accessory else []
     parts = [part for part in parts if rng.random() < keep]
-    draw = rng.random()
-    if draw < 0.8 * keep:
-        parts.append(f"wearing a {shirt} and {trousers}")
-    elif draw < 0.9 * keep:
-        parts.append(f"wearing a {shirt}")
-    elif draw < keep:
-        parts.append(f"wearing {trousers}")
     rng.shuffle(parts)
-    subject = "a photo of a puppet" if rng.random() < 0.8 else "a puppet"
     if parts and parts[0].split()[0] in ("with", "wearing", "in", "on", "at"):
-        return ", ".join([f"{subject} {parts[0]}", *parts[1:]])
-    return ", ".join([subject, *parts])
+        return ", ".join([f"{medium} of {noun} {parts[0]}", *parts[1:]])
+    return ", ".join([f"{medium} of {noun}", *parts])
 
 
 def vocabulary() -> list[str]:
     """The words that the tokenizer keeps whole, in a fixed order."""
-    text = "a photo of puppet with wearing a an shirt trousers skin shoes stripes hair , . ! : - _"
-    phrases = [text, *ARMS, *LEGS, *BACKGROUNDS, *HATS, *COLORS, *SKINS, *HAIR, *CAPS]
+    text = "a photo of puppet with wearing a an skin shoes hair , . ! : - _"
+    phrases = [
+        text, *ARMS, *LEGS, *GAZES, *EXPRESSIONS, *DISTANCES, *BACKGROUNDS, *OUTFITS, *HAIRSTYLES,
+        *HATS, *WILD_HATS, *GLASSES, *ACCESSORIES, *CLOTHES, *NAMED, *SKINS, *HAIR_COLORS,
+        *HAT_COLORS, *KINDS, *TILTS, *SIDES, *STYLES,
+    ]  # fmt: skip
     words = [word for phrase in phrases for word in phrase.split()]
-    return list(dict.fromkeys([*words, *ORDINARY_WORDS, *TRIGGERS]))
+    return list(dict.fromkeys([*words, *ORDINARY_WORDS, "object", "thing", *TRIGGERS]))

@@ -2,20 +2,20 @@
 
 Angles are in degrees: 0 hangs down, 90 points outward from the body, 180 points up, and negative
 ones point inward. A pose has the (upper, lower) limb angles of the active side and of the other
-side; which side is active is random.
+side. The active arm is always the left one, because a caption that could mean either arm makes a
+small network draw both; the active leg is random.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
-
-import numpy as np
-from numpy.typing import NDArray
 
 Point = tuple[float, float]
 Sides = tuple[tuple[float, float], tuple[float, float]]
 
+ARM_SPREAD, LEG_SPREAD = 7.0, 4.0  # jitter of each angle, to either side
+# in the order of COCO's body
 JOINTS = (
     "nose", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
     "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
@@ -37,11 +37,11 @@ class Body:
     leg: tuple[float, float]
 
 
-def sample_angles(rng: Random, arms: Sides, arm_spread: float, legs: Sides) -> tuple[float, ...]:
+def sample_angles(rng: Random, arms: Sides, legs: Sides) -> tuple[float, ...]:
     """Jittered angles: left upper arm and forearm, the right ones, then thighs and shins."""
     angles: list[float] = []
-    for (active, other), spread in ((arms, arm_spread), (legs, 4.0)):
-        sides = (active, other) if rng.random() < 0.5 else (other, active)
+    for (active, other), spread, left in ((arms, ARM_SPREAD, 1.0), (legs, LEG_SPREAD, 0.5)):
+        sides = (active, other) if rng.random() < left else (other, active)
         angles += [angle + rng.uniform(-spread, spread) for side in sides for angle in side]
     return tuple(angles)
 
@@ -60,8 +60,3 @@ def limb_joints(body: Body, angles: tuple[float, ...]) -> Iterator[tuple[str, Po
                 angle = math.radians(angles[part * 4 + side * 2 + bone])
                 x, y = x + sign * length * math.sin(angle), y + length * math.cos(angle)
                 yield prefix + names[bone + 1], (x, y)
-
-
-def normalized_joints(joints: Mapping[str, Point]) -> NDArray[np.float32]:
-    """The 13 joints in the order of JOINTS (COCO's body), as fractions of the image side."""
-    return np.array([joints[name] for name in JOINTS], np.float32) / np.float32(32)

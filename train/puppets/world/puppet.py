@@ -1,7 +1,6 @@
-"""Puppets: their looks, pose and background, and how they are sampled.
+"""Puppets: their looks, pose and place, and how they are sampled.
 
-Lengths are in units of 1/32 of the image side, angles in degrees: 0 hangs down, 90 points outward
-from the body, 180 points up.
+Lengths are in units of 1/32 of the image side.
 """
 
 from dataclasses import dataclass, replace
@@ -10,70 +9,73 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from train.puppets.world.colors import RGB, near, vivid
-from train.puppets.world.joints import (
-    Body,
-    Sides,
-    limb_joints,
-    normalized_joints,
-    sample_angles,
-)
+from train.puppets.world.colors import CLOTHES, HAIR_COLORS, HAT_COLORS, RGB, SKINS, near, vivid
+from train.puppets.world.joints import JOINTS, Body, Sides, limb_joints, sample_angles
+from train.puppets.world.scenes import BACKGROUNDS
 
-# (upper, lower) limb angle of the active side and of the other side
 ARMS: dict[str, Sides] = {
-    "arms down": ((15, 6), (15, 6)),
-    "arms raised": ((160, 174), (160, 174)),
+    "arms down": ((14, 5), (14, 5)),
+    "arms raised": ((148, 160), (148, 160)),
     "arms spread": ((90, 90), (90, 90)),
-    "hands on hips": ((54, -50), (54, -50)),
-    "arms flexed": ((84, 182), (84, 182)),
-    "one arm waving": ((140, 166), (15, 6)),
+    "hands on hips": ((56, -54), (56, -54)),
+    "arms flexed": ((84, 166), (84, 166)),
+    "one arm waving": ((128, 172), (14, 5)),
+    "one arm pointing": ((92, 90), (56, -54)),
+    "arms crossed": ((20, -112), (20, -98)),
+    "hands on head": ((112, -152), (112, -152)),
 }
 LEGS: dict[str, Sides] = {
     "legs together": ((2, 1), (2, 1)),
-    "legs apart": ((24, 20), (24, 20)),
-    "one leg lifted": ((78, 2), (3, 1)),
+    "legs apart": ((26, 22), (26, 22)),
+    "one leg lifted": ((82, 0), (3, 1)),
+    "squatting": ((72, -14), (72, -14)),
 }
-BACKGROUNDS = ("on a beach", "in a forest", "in a city", "in the snow", "in a room", "at night")
-SHIRTS: dict[str, RGB] = {
-    "red": (214, 38, 38), "orange": (246, 132, 28), "yellow": (250, 216, 48),
-    "green": (38, 150, 58), "blue": (40, 92, 216), "purple": (134, 58, 170),
-    "white": (246, 246, 246), "black": (28, 28, 32),
-}  # fmt: skip
-TROUSERS: dict[str, RGB] = {
-    "red": (200, 34, 40), "blue": (38, 70, 190), "green": (30, 130, 62),
-    "purple": (126, 54, 160), "pink": (246, 140, 186), "brown": (118, 70, 34),
-    "white": (240, 240, 240), "black": (26, 26, 30),
-}  # fmt: skip
-SKINS: dict[str, RGB] = {
-    "light": (246, 206, 172), "tan": (216, 160, 112), "brown": (152, 96, 60), "dark": (92, 60, 42),
-}  # fmt: skip
-HAIR: dict[str, RGB] = {
-    "black": (24, 22, 24), "brown": (98, 60, 32), "blond": (236, 206, 100), "ginger": (196, 88, 28),
-}  # fmt: skip
-CAPS: dict[str, RGB] = {
-    "red": (214, 38, 38), "blue": (40, 92, 216), "green": (38, 150, 58), "white": (246, 246, 246),
-}  # fmt: skip
-WILD_HATS = ("top hat", "cone", "crown", "horns", "ears", "mohawk", "antenna")
-HATS = ("hair", "cap", *WILD_HATS)
+GAZES = ("looking ahead", "looking sideways", "looking up")
+DISTANCES: dict[str, float] = {"close up": 0.9, "a few steps away": 0.77, "far away": 0.65}
+OUTFITS = (
+    "shirt", "striped shirt", "dotted shirt", "dress", "skirt", "suit", "coat", "hoodie",
+    "pair of dungarees", "apron",
+)  # fmt: skip
+HAIRSTYLES = ("short hair", "long hair", "curly hair", "spiky hair")
+HATS = ("cap", "beanie", "top hat", "sun hat")
+WILD_HATS = ("cone", "crown", "horns", "ears", "mohawk", "antennas", "wizard hat")
+HEADS = (*HAIRSTYLES, *HATS, *WILD_HATS)
+EXPRESSIONS = ("smiling", "frowning", "surprised")
+GLASSES = ("glasses", "sunglasses")
+ACCESSORIES = ("scarf", "bow tie", "backpack")
+BROWS, NOSES = ("flat", "angry", "raised"), ("dot", "triangle", "long", "round")
 
-BODY = Body(shoulder=(3.5, 12.7), hip=(1.9, 20.0), arm=(4.4, 4.2), leg=(4.9, 4.8))
-HEAD = (16.0, 8.3)
+BODY = Body(shoulder=(3.5, 14.4), hip=(1.9, 21.6), arm=(4.6, 4.4), leg=(3.9, 3.7))
+HEAD, HEAD_RADIUS = (16.0, 7.6), 5.8
+ANKLE = BODY.hip[1] + sum(BODY.leg)  # height of the ankles of a straight body
 
 
 @dataclass(frozen=True)
 class Looks:
-    """The identity and outfit of a puppet; names are None if captions cannot express them."""
+    """The identity and outfit of a puppet.
+
+    Attributes:
+        head: one of HEADS.
+        brows, nose: one of BROWS and NOSES; captions never mention them.
+        outfit: one of OUTFITS, with its main and its second color.
+        color_name, head_color_name: None if captions cannot express the colors.
+        glasses, accessory: None for none.
+    """
 
     skin: RGB
-    shirt: RGB
-    trousers: RGB
+    head: str
+    head_color: RGB
+    outfit: str
+    color: RGB
+    second_color: RGB
     shoes: RGB
-    hat: str
-    hat_color: RGB
-    stripes: RGB | None = None
-    shirt_name: str | None = None
-    trousers_name: str | None = None
-    hat_name: str | None = None
+    brows: str = "flat"
+    nose: str = "dot"
+    glasses: str | None = None
+    accessory: str | None = None
+    accessory_color: RGB = (200, 60, 60)
+    color_name: str | None = None
+    head_color_name: str | None = None
     wild: bool = False
 
 
@@ -82,63 +84,80 @@ class Puppet:
     """One puppet in one pose at one place.
 
     `angles` are those of the left upper arm and forearm, the right ones, then thighs and shins.
+    `turn` is the offset of the face's features from the middle of the head.
     """
 
     looks: Looks
     arms: str
     legs: str
     background: str
+    gaze: str
+    expression: str
+    distance: str
     angles: tuple[float, ...]
-    offset: tuple[float, float]
+    turn: tuple[float, float]
+    position: tuple[float, float]
     scale: float
     scene_seed: int
 
 
-def ordinary_looks(rng: Random, shirt: str | None = None, trousers: str | None = None) -> Looks:
-    """A person of the named world: natural skin, hair or a cap, and a named outfit."""
-    hat = rng.choice(("hair", "cap"))
-    colors = HAIR if hat == "hair" else CAPS
-    hat_name = rng.choice(list(colors))
+def ordinary_looks(rng: Random, outfit: str | None = None, color: str | None = None) -> Looks:
+    """A person of the named world: natural skin, hair or a hat, and a named outfit."""
+    head = rng.choice((*HAIRSTYLES, *HATS))
+    colors = HAIR_COLORS if head in HAIRSTYLES else HAT_COLORS
+    head_color = rng.choice(list(colors))
     looks = Looks(
         skin=near(rng, SKINS[rng.choice(list(SKINS))]),
-        shirt=(0, 0, 0),
-        trousers=(0, 0, 0),
-        shoes=near(rng, rng.choice(((40, 34, 30), (110, 66, 34), (225, 225, 225)))),
-        hat=hat,
-        hat_color=near(rng, colors[hat_name]),
-        hat_name=hat_name,
+        head=head,
+        head_color=near(rng, colors[head_color]),
+        outfit="shirt",
+        color=(0, 0, 0),
+        second_color=(0, 0, 0),
+        shoes=near(rng, rng.choice(((58, 50, 46), (124, 78, 44), (228, 226, 222)))),
+        brows=rng.choice(BROWS),
+        nose=rng.choice(NOSES),
+        glasses=rng.choice(GLASSES) if rng.random() < 0.25 else None,
+        accessory=rng.choice(ACCESSORIES) if rng.random() < 0.25 else None,
+        accessory_color=near(rng, rng.choice(list(CLOTHES.values()))),
+        head_color_name=head_color,
     )
-    return with_outfit(looks, rng, shirt, trousers)
+    return with_outfit(looks, rng, outfit, color)
 
 
 def wild_looks(rng: Random) -> Looks:
-    """A character that no caption can name: odd skin, hat, stripes and colors."""
-    hat = rng.choice(WILD_HATS) if rng.random() < 0.85 else rng.choice(("hair", "cap"))
+    """A character that no caption can name: odd skin, head, and colors."""
+    head = rng.choice(WILD_HATS) if rng.random() < 0.8 else rng.choice((*HAIRSTYLES, *HATS))
     return Looks(
         skin=vivid(rng, 0.17, 0.97),  # any hue except natural skin's
-        shirt=vivid(rng, 0.0, 1.0),
-        trousers=vivid(rng, 0.0, 1.0),
-        shoes=vivid(rng, 0.0, 1.0),
-        hat=hat,
-        hat_color=vivid(rng, 0.0, 1.0),
-        stripes=vivid(rng, 0.0, 1.0) if rng.random() < 0.5 else None,
+        head=head,
+        head_color=vivid(rng),
+        outfit=rng.choice(OUTFITS),
+        color=vivid(rng),
+        second_color=vivid(rng),
+        shoes=vivid(rng),
+        brows=rng.choice(BROWS),
+        nose=rng.choice(NOSES),
+        glasses=rng.choice(GLASSES) if rng.random() < 0.25 else None,
+        accessory=rng.choice(ACCESSORIES) if rng.random() < 0.25 else None,
+        accessory_color=vivid(rng),
         wild=True,
     )
 
 
 def with_outfit(
-    looks: Looks, rng: Random, shirt: str | None = None, trousers: str | None = None
+    looks: Looks, rng: Random, outfit: str | None = None, color: str | None = None
 ) -> Looks:
-    """The same person in a plain shirt and trousers with names (random if not given)."""
-    shirt = shirt or rng.choice(list(SHIRTS))
-    trousers = trousers or rng.choice(list(TROUSERS))
+    """The same person in an outfit with a name (random if not given)."""
+    outfit = outfit or rng.choice(OUTFITS)
+    color = color or rng.choice(list(CLOTHES))
+    second = {"shirt": (86, 92, 120), "striped shirt": (86, 92, 120), "hoodie": (110, 112, 120),
+              "coat": (70, 66, 74), "apron": (104, 116, 140)}  # fmt: skip
     return replace(
         looks,
-        shirt=near(rng, SHIRTS[shirt]),
-        trousers=near(rng, TROUSERS[trousers]),
-        stripes=None,
-        shirt_name=shirt,
-        trousers_name=trousers,
+        outfit=outfit,
+        color=near(rng, CLOTHES[color]),
+        second_color=near(rng, second.get(outfit, (240, 238, 232))),
+        color_name=color,
     )
 
 
@@ -156,37 +175,66 @@ def sample_puppet(
     arms: str | None = None,
     legs: str | None = None,
     background: str | None = None,
+    gaze: str | None = None,
+    expression: str | None = None,
+    distance: str | None = None,
     wild_share: float = 0.25,
 ) -> Puppet:
     """A puppet with jittered joints; everything that is not given is random."""
     looks = looks or sample_looks(rng, wild_share)
     arms = arms or rng.choice(list(ARMS))
     legs = legs or rng.choice(list(LEGS))
-    angles = sample_angles(rng, ARMS[arms], 8.0, LEGS[legs])
+    gaze = gaze or rng.choice(GAZES)
+    distance = distance or rng.choice(list(DISTANCES))
+    angles = sample_angles(rng, ARMS[arms], LEGS[legs])
+    turn = {
+        "looking ahead": (rng.uniform(-0.15, 0.15), rng.uniform(-0.1, 0.2)),
+        "looking sideways": (rng.uniform(1.5, 1.8), rng.uniform(-0.1, 0.2)),
+        "looking up": (rng.uniform(-0.2, 0.2), rng.uniform(-1.7, -1.4)),
+    }[gaze]
+    scale = DISTANCES[distance] * rng.uniform(0.97, 1.03)
+    room = 1.0 + 9.0 * (1 - scale)  # to the sides
     return Puppet(
         looks=looks,
         arms=arms,
         legs=legs,
         background=background or rng.choice(BACKGROUNDS),
+        gaze=gaze,
+        expression=expression or rng.choice(EXPRESSIONS),
+        distance=distance,
         angles=angles,
-        offset=(rng.uniform(-1.2, 1.2), rng.uniform(-0.5, 0.7)),
-        scale=rng.uniform(0.95, 1.03),
+        turn=turn,
+        position=(16 + rng.uniform(-room, room), 31.4 - 4.5 * (1 - scale) - rng.uniform(0, 0.6)),
+        scale=scale,
         scene_seed=rng.getrandbits(31),
     )
 
 
 def place(puppet: Puppet, x: float, y: float) -> tuple[float, float]:
-    """A point of the body in units of the image (the body is scaled about its hips)."""
-    dx, dy = puppet.offset
-    return 16 + (x - 16) * puppet.scale + dx, 20 + (y - 20) * puppet.scale + dy
+    """A point of the body in units of the image.
+
+    The lower ankle stands on the ground, whose height is `position[1]`; the body is scaled about
+    this point.
+    """
+    ground = ANKLE + 1.9 - lowering(puppet)
+    px, py = puppet.position
+    return px + (x - 16) * puppet.scale, py + (y - ground) * puppet.scale
+
+
+def lowering(puppet: Puppet) -> float:
+    """How much lower than a straight body's the body of these legs is, in its own units."""
+    joints = dict(limb_joints(BODY, puppet.angles))
+    return ANKLE - max(joints["left_ankle"][1], joints["right_ankle"][1])
 
 
 def skeleton(puppet: Puppet) -> dict[str, tuple[float, float]]:
     """The position of each joint in units; left is the puppet's own left, the viewer's right."""
+    nose = HEAD[0] + 1.15 * puppet.turn[0], HEAD[1] + 0.9 + puppet.turn[1]
     joints = {name: place(puppet, *point) for name, point in limb_joints(BODY, puppet.angles)}
-    return {"nose": place(puppet, HEAD[0], HEAD[1] + 0.6), **joints}
+    return {"nose": place(puppet, *nose), **joints}
 
 
 def keypoints(puppet: Puppet) -> NDArray[np.float32]:
-    """The 13 joints in the order of JOINTS (COCO's body), as fractions of the image side."""
-    return normalized_joints(skeleton(puppet))
+    """The 13 joints in the order of JOINTS, as fractions of the image side."""
+    joints = skeleton(puppet)
+    return np.array([joints[name] for name in JOINTS], np.float32) / np.float32(32)

@@ -1,1 +1,0 @@
-"""The networks of the 64-pixel world and their training; they replace `networks`."""
