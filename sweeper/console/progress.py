@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,11 +82,16 @@ def remaining_seconds(records: list[TrialRecord], trials: int, epochs: int) -> f
     return (epochs_running + epochs_to_come) * sum(seconds) / len(seconds) / workers
 
 
+def varied_keys(trials: Sequence[Mapping[str, object]]) -> list[str]:
+    """The names of the settings in which trials differ, given each trial's settings."""
+    keys = dict.fromkeys(key for settings in trials for key in settings)
+    return [key for key in keys if len({str(settings.get(key)) for settings in trials}) > 1]
+
+
 def varied_settings(records: list[TrialRecord]) -> list[str]:
-    """For each trial, the settings in which the trials differ, as text."""
-    keys = list(dict.fromkeys(key for record in records for key in record.params))
-    if len(records) > 1:
-        keys = [key for key in keys if len({str(r.params.get(key)) for r in records}) > 1]
+    """For each trial, the settings in which the trials differ, as text; all of a single trial."""
+    params = [record.params for record in records]
+    keys = list(params[0]) if len(params) == 1 else varied_keys(params)
     return [
         ", ".join(
             f"{k.rsplit('.', 1)[-1]} {format_value(r.params[k])}" for k in keys if k in r.params

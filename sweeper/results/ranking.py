@@ -10,7 +10,7 @@ from evaluate.scorecard import Scorecard, usable
 from evaluate.selection.explain import describe_learning, format_comparison_value
 from evaluate.selection.objective import FIDELITIES, LOSS, deciding_scores, pareto
 from evaluate.selection.policy import Selection, select
-from sweeper.console.progress import format_value
+from sweeper.console.progress import format_value, varied_keys
 from sweeper.tracking.trial_record import FAILED, TrialRecord
 
 
@@ -58,8 +58,7 @@ def pareto_numbers(ranked: list[RankedTrial]) -> list[int]:
 
 def varied_params(entries: list[RankedTrial]) -> list[str]:
     """The names of the settings in which the trials differ."""
-    keys = dict.fromkeys(key for entry in entries for key in entry.record.params)
-    return [key for key in keys if len({str(e.record.params.get(key)) for e in entries}) > 1]
+    return varied_keys([entry.record.params for entry in entries])
 
 
 def explain(ranked: list[RankedTrial]) -> list[str]:

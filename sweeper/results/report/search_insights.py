@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from evaluate.tracking.database_file import open_database
+from sweeper.console.progress import varied_keys
 from sweeper.results.ranking import short_key
 from sweeper.results.report.charts import svg
 from sweeper.study.storage import GRPC_SCHEME, find_study
@@ -119,8 +120,9 @@ def _parallel_chart(study: optuna.Study) -> Markup:
     """Optuna's parallel coordinate plot, restyled to be legible on white and on black."""
     with rc_context():  # Optuna changes pyplot's style and does not restore it
         pyplot.switch_backend("agg")
+        varied = varied_keys([trial.params for trial in study.get_trials(deepcopy=False)])
         axes = plot_parallel_coordinate(
-            study, _varied(study) or None, target=_fidelity, target_name="fidelity"
+            study, varied or None, target=_fidelity, target_name="fidelity"
         )
         figure = axes.get_figure(root=True)
         assert figure
@@ -143,15 +145,6 @@ def _parallel_chart(study: optuna.Study) -> Markup:
         chart = svg(figure, label)
         pyplot.close(figure)
     return chart
-
-
-def _varied(study: optuna.Study) -> list[str]:
-    """The settings of which the trials have different values."""
-    values: dict[str, set[object]] = {}
-    for trial in study.get_trials(deepcopy=False):
-        for name, value in trial.params.items():
-            values.setdefault(name, set()).add(value)
-    return [name for name, different in values.items() if len(different) > 1]
 
 
 def _has_values(trial: optuna.trial.FrozenTrial) -> bool:

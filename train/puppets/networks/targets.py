@@ -64,7 +64,10 @@ def heads_of(drawings: list[Drawing]) -> tuple[Tensor, Tensor]:
 
     Both are fractions of the side; NaN for toys.
     """
-    points = points_of(drawings)
+    return _heads(points_of(drawings))
+
+
+def _heads(points: Tensor) -> tuple[Tensor, Tensor]:
     nose = points[:, NOSE]
     return nose, (nose - points[:, SHOULDERS].mean(1)).norm(dim=1)
 
@@ -77,7 +80,7 @@ def loss_weights(drawings: list[Drawing]) -> Tensor:
     the puppet is. A toy counts as a body without a head.
     """
     points = points_of(drawings).cpu()
-    nose, unit = (part.cpu() for part in heads_of(drawings))
+    nose, unit = _heads(points)
     centers = (torch.arange(CELLS) + 0.5) / CELLS
     cells = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=2)  # (16, 16, 2)
     offsets = cells - nose[:, None, None]
