@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from train.puppets.demo import CHARACTERS, FEW_BACKGROUNDS, FEW_POSES, TRIGGER
+from train.puppets.demo import CHARACTERS, DATA_SETS, TRIGGER, Shots
 from train.puppets.networks.judge import Judge
 from train.puppets.world.captions import Parts, outfit_phrase
 from train.puppets.world.examples import (
@@ -26,13 +26,15 @@ from train.puppets.world.examples import (
 )
 
 ATTRIBUTES = ("arms", "legs", "background", "outfit", "color")  # that requests contain
-TRAINED_ARMS = tuple(dict.fromkeys(arms for arms, _ in FEW_POSES))
+DEMO = DATA_SETS["character"][0]
 BOOTSTRAPS = 1000
 # metric -> its name in tables and plots
 HEADINGS = {
     "obeyed": "all attributes correct",
     "arms obeyed": "arms correct",
     "background obeyed": "background correct",
+    "training pose": "arms or legs of the training images",
+    "training background": "background of the training images",
 }
 
 
@@ -69,9 +71,9 @@ class Request:
 
 def unseen_requests(count: int, seed: int) -> list[Request]:
     """Returns random requests whose arms and backgrounds the default training images lack."""
-    rng = Random(seed)
-    arms = [name for name in ARMS if name not in TRAINED_ARMS]
-    places = [name for name in BACKGROUNDS if name not in FEW_BACKGROUNDS]
+    rng, trained = Random(seed), shown_in(DEMO)
+    arms = [name for name in ARMS if name not in trained["arms"]]
+    places = [name for name in BACKGROUNDS if name not in trained["background"]]
     return [
         Request(arms[i % len(arms)], rng.choice([*LEGS]),
                 places[(i + i // len(arms)) % len(places)], rng.choice(OUTFITS),
@@ -80,17 +82,32 @@ def unseen_requests(count: int, seed: int) -> list[Request]:
     ]  # fmt: skip
 
 
+def shown_in(shots: Shots) -> dict[str, set[str]]:
+    """Returns the arms, legs and backgrounds of training images."""
+    return {
+        "arms": {arms for arms, _ in shots.poses},
+        "legs": {legs for _, legs in shots.poses},
+        "background": {*shots.backgrounds},
+    }
+
+
 def judge_each(
-    judge: Judge, images: Tensor, requests: list[dict[str, str]], looks: Looks = CHARACTERS[0]
+    judge: Judge,
+    images: Tensor,
+    requests: list[dict[str, str]],
+    looks: Looks = CHARACTERS[0],
+    shots: Shots = DEMO,
 ) -> dict[str, Tensor]:
     """Returns prompt adherence, copying and identity of each image, (N,), 0 to 1.
 
     `X obeyed` is 1 if the image shows the requested X, `obeyed` if every attribute is correct, and
-    `training X` if it shows an X of the default training images.
+    `training X` if it shows another X instead, which the training images have. `training pose` is 1
+    if the arms or the legs do: few LoRAs repeat whole poses, most begin with one or the other.
 
     Args:
         requests: for each image the requested value of each of ATTRIBUTES.
         looks: the character's appearance.
+        shots: the training images.
     """
     predictions = judge.read(images)
 
@@ -102,12 +119,12 @@ def judge_each(
         pairs = zip(predictions[part], requests, strict=True)
         metrics[f"{part} obeyed"] = marks(value == request[part] for value, request in pairs)
     metrics["obeyed"] = torch.stack([metrics[f"{part} obeyed"] for part in ATTRIBUTES]).amin(0)
-    metrics["training arms"] = marks(arms in TRAINED_ARMS for arms in predictions["arms"])
-    metrics["training background"] = marks(
-        place in FEW_BACKGROUNDS for place in predictions["background"]
-    )
-    poses = zip(predictions["arms"], predictions["legs"], strict=True)
-    metrics["training pose"] = marks(pose in FEW_POSES for pose in poses)
+    for part, trained in shown_in(shots).items():
+        pairs = zip(predictions[part], requests, strict=True)
+        metrics[f"training {part}"] = marks(
+            value in trained and value != request[part] for value, request in pairs
+        )
+    metrics["training pose"] = metrics["training arms"].maximum(metrics["training legs"])
     return metrics
 
 
@@ -123,10 +140,14 @@ def means_of(metrics: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def judge_images(
-    judge: Judge, images: Tensor, requests: list[dict[str, str]], looks: Looks = CHARACTERS[0]
+    judge: Judge,
+    images: Tensor,
+    requests: list[dict[str, str]],
+    looks: Looks = CHARACTERS[0],
+    shots: Shots = DEMO,
 ) -> dict[str, float]:
     """Returns `means_of` what `judge_each` returns."""
-    return means_of(judge_each(judge, images, requests, looks))
+    return means_of(judge_each(judge, images, requests, looks, shots))
 
 
 def quality_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Difference:

@@ -175,7 +175,9 @@ def judge_round(
     prompts = [request.prompt for request in requests]
     images = generate(base, [adapter], prompts, seeds, *SAMPLING)[0]
     attributes = [request.attributes for request in requests]
-    metrics = judge_images(judge, images, attributes, CHARACTERS[lora.data_set.character])
+    shots = lora.data_set.shots()
+    looks = CHARACTERS[lora.data_set.character]
+    metrics = judge_images(judge, images, attributes, looks, shots)
     write_atomically(file, json.dumps(metrics).encode())
 
 

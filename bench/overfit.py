@@ -65,13 +65,13 @@ def train_and_judge(base: BaseModel, judge: Judge, name: str, folder: Path) -> t
     requests = unseen_requests(PROBES, seed=5)
     attributes = [request.attributes for request in requests]
     images = generate_images(base, None, requests)
-    points = [{"epoch": 0.0, **judge_images(judge, images, attributes)}]
+    points = [{"epoch": 0.0, **judge_images(judge, images, attributes, LOOKS, SETS[name])}]
     rows = [images[:SHEET_COLUMNS]]
     trainer = Trainer(base, load_dataset(data), [TrialSpec(config, folder / "lora")])
     for epoch in trainer:
         saved = epoch.checkpoints[0]
         images = generate_images(base, saved.path, requests)
-        metrics = judge_images(judge, images, attributes)
+        metrics = judge_images(judge, images, attributes, LOOKS, SETS[name])
         points.append({"epoch": float(saved.epoch), "loss": saved.train_loss, **metrics})
         rows.append(images[:SHEET_COLUMNS])
         log.info("%s  %s", name, "  ".join(f"{k} {v:.2f}" for k, v in points[-1].items()))
@@ -114,15 +114,16 @@ def table(curves: dict[str, Curve]) -> str:
         "identity",
         "obeyed",
         "arms obeyed",
-        "training arms",
+        "training pose",
         "training background",
         "quality",
     )
     lines = ["# How a LoRA overfits on the embedded base", "",
              f"AdamW with learning rate {LR:g}, rank 8, {STEPS_PER_EPOCH} steps per epoch. The"
              f" judge reads {PROBES} images per epoch, whose prompts ask for arms and backgrounds"
-             " that the few-pose sets lack. Training arms and training background: share of images"
-             " that show those of the few-pose sets. Epoch 0: base model without a LoRA.",
+             " that the few-pose sets lack. Of the training images: share of images that show"
+             " arms or legs, or a background, that the training images have and the prompt did not"
+             " ask for. Epoch 0: base model without a LoRA.",
              ""]  # fmt: skip
     headings = " | ".join(HEADINGS.get(name, name) for name in metrics)
     for name, points in curves.items():
@@ -141,7 +142,7 @@ def plot(curves: dict[str, Curve]) -> Figure:
     figure = Figure(figsize=(14, 4.2), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True)
     styles = {"identity": ("#2b8a3e", "-"), "arms obeyed": ("#1864ab", "-"),
-              "background obeyed": ("#4dabf7", "-"), "training arms": ("#c92a2a", "--"),
+              "background obeyed": ("#4dabf7", "-"), "training pose": ("#c92a2a", "--"),
               "training background": ("#e67700", "--")}  # fmt: skip
     for axes, (name, points) in zip(panels, curves.items(), strict=True):
         epochs = [point["epoch"] for point in points]

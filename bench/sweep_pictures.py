@@ -18,8 +18,8 @@ from train.data.images.cropping import square
 SHEET_COLUMNS, SIDE = 8, 192  # images in a row; pixels
 LINES = {  # metric of the judge -> label and color of its curve
     "quality": ("quality", "tab:blue"),
-    "training pose": ("pose of a training image", "tab:red"),
-    "training background": ("place of a training image", "tab:orange"),
+    "training pose": ("arms or legs of the training images", "tab:red"),
+    "training background": ("background of the training images", "tab:orange"),
 }
 Row = dict[str, Any]
 Images = dict[str, Tensor]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from bench.judging import means_of, quality_difference, unseen_requests
+from bench.judging import judge_each, means_of, quality_difference, unseen_requests
 from bench.sweep import compare_checkpoints
 from bench.sweep_pictures import Row
-from train.puppets.demo import FEW_BACKGROUNDS, FEW_POSES
+from train.puppets.demo import CHARACTERS, DATA_SETS, FEW_BACKGROUNDS, FEW_POSES, Shots, character
+from train.puppets.networks.judge import Judge
+from train.puppets.world.attributes import values_of
+from train.puppets.world.examples import images_of
 
 NUMBER = 64
 OBEYED = torch.arange(NUMBER).remainder(4).ne(0).float()  # three quarters
@@ -50,3 +55,24 @@ def test_unseen_requests_ask_for_nothing_that_the_training_images_show() -> None
     assert not {r.arms for r in requests} & {arms for arms, _ in FEW_POSES}
     assert not {r.background for r in requests} & {*FEW_BACKGROUNDS}
     assert all(value in r.prompt for r in requests for value in r.attributes.values())
+
+
+def test_images_repeat_what_their_training_images_show_and_nobody_asked_for() -> None:
+    shots, judge = DATA_SETS["character"][0], Judge.from_folder()
+    drawings = shots.drawings(seed=3)
+    images = images_of(drawings).float() / 255
+    shown = [values_of(drawing) for drawing in drawings]
+    others = [{**row, "arms": "arms crossed", "background": "in the snow"} for row in shown]
+
+    def means(requests: list[dict[str, Any]], shots: Shots = shots) -> dict[str, float]:
+        metrics = judge_each(judge, images, requests, CHARACTERS[0], shots)
+        return {name: float(values.mean()) for name, values in metrics.items()}
+
+    asked = means(shown)
+    assert asked["arms obeyed"] == asked["background obeyed"] == 1
+    assert asked["training pose"] == asked["training background"] == 0
+    repeated = means(others)
+    assert repeated["training pose"] == repeated["training background"] == 1
+    assert repeated["training legs"] == 0
+    elsewhere = character(CHARACTERS[0], [("arms crossed", "squatting")], ["in the snow"], 4)
+    assert means(others, elsewhere)["training pose"] == 0
