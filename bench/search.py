@@ -25,11 +25,17 @@ from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 REPETITIONS, FIRST_SEED, TRIALS = 2, 31, 12
-# Every search begins with the preset if its space contains it. Random search gets one more trial
-# for this, which is not counted; the points of the grid lie around the preset.
+# TPE and random search share a space, whose middle is the preset and whose borders are the grid's.
+SPACE = (
+    "optimizer.lr=tag(log,interval(1e-3,1e-2))",
+    "network.rank=4,8,16",
+    "scheduler=constant,cosine",
+)
+# TPE begins with the preset. Random search does so too and gets one more trial for it, which is not
+# counted.
 ARMS: dict[str, tuple[str, ...]] = {
-    "TPE, preset first": (f"hydra.sweeper.n_trials={TRIALS}",),
-    "random": (f"hydra.sweeper.n_trials={TRIALS + 1}", "hydra/sweeper/sampler=random"),
+    "TPE, preset first": (f"hydra.sweeper.n_trials={TRIALS}", *SPACE),
+    "random": (f"hydra.sweeper.n_trials={TRIALS + 1}", "hydra/sweeper/sampler=random", *SPACE),
     "grid": (
         f"hydra.sweeper.n_trials={TRIALS}",
         "hydra/sweeper/sampler=grid",
