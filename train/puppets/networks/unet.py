@@ -20,7 +20,7 @@ from train.puppets.world.examples import Drawing, loose_caption
 # steps and peak learning rate, each decaying to zero
 CYCLES = (
     (2600, 3e-3), (2200, 3e-3), (2600, 3e-3), (3200, 3e-3), (3200, 3e-3), (2700, 3e-3),
-    (2900, 3e-3),
+    (2900, 3e-3), (2900, 2e-3),
 )  # fmt: skip
 BATCH = 48
 EMPTY_CAPTIONS, EMA_DECAY = 0.1, 0.998
