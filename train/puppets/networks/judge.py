@@ -46,7 +46,8 @@ from train.puppets.world.examples import (
     sample_toy,
 )
 
-STEPS, BATCH, LR = 1500, 128, 4e-3
+CYCLES = ((1500, 4e-3), (1500, 2e-3))  # steps and peak learning rate, each decaying to zero
+BATCH = 128
 FEATURES, SUMMARY = 128, 256  # channels of a cell, and of the summary of an image
 COLOR_TOLERANCE = 0.25  # error (RGB, 0 to 1) at which a color counts as another one
 RENDERS = 48  # of a subject, whose mean is what the judge sees in a true picture of it
@@ -169,13 +170,18 @@ def renders_of(subject: Looks | ToyLooks | Style) -> Tensor:
     return images_of(drawings)
 
 
-def run(steps: int = STEPS) -> None:
-    """Trains the judge on slightly noisy and blurred renders, and writes judge/."""
-    seeded(16)
+def run(first: int = 0) -> None:
+    """Trains the judge on slightly noisy and blurred renders, and writes judge/.
+
+    Args:
+        first: the cycle to begin with; a later one continues from the weights in judge/.
+    """
+    seeded(16 + first)
     data = training_set()
     labels, fills = labels_tensor(data.drawings), fill_of(data.drawings)
     palette, points = colors_of(data.drawings), points_of(data.drawings)
-    judge = Judge().to(device()).to(memory_format=torch.channels_last)
+    judge = Judge() if first == 0 else Judge.from_folder().train()
+    judge = judge.to(device()).to(memory_format=torch.channels_last)
     log.info("judge: %.2f M parameters", sum(p.numel() for p in judge.parameters()) / 1e6)
 
     def loss_of(index: Tensor) -> Tensor:
@@ -188,7 +194,9 @@ def run(steps: int = STEPS) -> None:
             loss = loss + 10 * F.l1_loss(answers[name][known], true[known])
         return loss
 
-    fit("judge", judge, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)
+    for number, (steps, lr) in enumerate(CYCLES[first:], start=first):
+        fit(f"judge cycle {number}", judge, loss_of, count=len(data), batch=BATCH, steps=steps,
+            lr=lr, seed=number)  # fmt: skip
     judge.eval()
     report(judge)
     JUDGE.mkdir(parents=True, exist_ok=True)
