@@ -21,7 +21,7 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")  # MLflow's format
 MAX_NUMBER = 1e9  # largest number that is put into code
 
 
-def diffusers_snippet(record: TrialRecord, file: Path, prompt: str) -> str:
+def diffusers_snippet(record: TrialRecord, file: Path) -> str:
     """Python code that generates an image with the LoRA, as in scoring (steps and guidance)."""
     base = str(record.setting("base", "path"))
     if base == EMBEDDED:
@@ -29,6 +29,7 @@ def diffusers_snippet(record: TrialRecord, file: Path, prompt: str) -> str:
     is_single_file = base.endswith(".safetensors")
     pipeline = "StableDiffusionXLPipeline" if _is_xl(file) else "StableDiffusionPipeline"
     load = "from_single_file" if is_single_file else "from_pretrained"
+    prompt = f"a photo of {record.setting('data', 'trigger')}"
     arguments = ["prompt"]
     for name, key, format_spec in (
         ("num_inference_steps", "steps", ""),

@@ -166,8 +166,6 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
     file = study / "best.safetensors"
     charted = [entry for entry in ranked if entry.selection][:CURVE_TRIALS]
     comparison = images.compare_epochs(record, card)
-    trigger = str(record.setting("data", "trigger"))
-    shown = next((tiles[0].caption for tiles in comparison.values()), f"a photo of {trigger}")
     return {
         "number": record.number,
         "label": card.label,
@@ -192,8 +190,8 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
         "findings": diagnose(record.scorecards, policy),
         "file": file.as_posix(),
         "lora": f"{study.name}.safetensors",
-        "trigger": printable(trigger),
-        "snippet": snippets.diffusers_snippet(record, file, prompt=shown),
+        "trigger": printable(str(record.setting("data", "trigger"))),
+        "snippet": snippets.diffusers_snippet(record, file),
         "pack": str(record.pack),
         "reproduce": snippets.reproduce_commands(best.run_id, file, snippets.root_argument(study)),
         "retrain": retrain_command(record),

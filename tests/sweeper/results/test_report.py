@@ -80,8 +80,6 @@ def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
                  "python -m sweeper.reproduce lora="):  # fmt: skip
         assert text_part in text
     assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.selected img")) >= 4
-    shown = browser.find_element(By.CSS_SELECTOR, "div:has(> .triple) > p").text
-    assert f'prompt = "{shown}"' in text, "the code generates the first image that the page shows"
     dots = browser.find_elements(By.CSS_SELECTOR, "#checkpoints svg title")
     assert len(dots) == sum(trial["epochs"] for trial in result["trials"])
     client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
