@@ -25,7 +25,7 @@ from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 REPETITIONS, FIRST_SEED, TRIALS = 2, 31, 12
-# TPE and random search share a space, whose middle is the preset and whose borders are the grid's.
+# TPE and random search share a space, whose borders are the grid's.
 SPACE = (
     "optimizer.lr=tag(log,interval(1e-3,1e-2))",
     "network.rank=4,8,16",
