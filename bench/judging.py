@@ -139,17 +139,6 @@ def means_of(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     return {**means, "quality": quality_of(metrics)}
 
 
-def judge_images(
-    judge: Judge,
-    images: Tensor,
-    requests: list[dict[str, str]],
-    looks: Looks = CHARACTERS[0],
-    shots: Shots = DEMO,
-) -> dict[str, float]:
-    """Returns `means_of` what `judge_each` returns."""
-    return means_of(judge_each(judge, images, requests, looks, shots))
-
-
 def quality_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Difference:
     """Returns how much better the first of two checkpoints is, on the same prompts and seeds.
 

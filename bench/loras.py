@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.judging import Request, judge_images
+from bench.judging import Request, judge_each, means_of
 from evaluate.generation.generate import generate
 from train.cli.app import configure_logging
 from train.config.schema import (
@@ -175,10 +175,9 @@ def judge_round(
     prompts = [request.prompt for request in requests]
     images = generate(base, [adapter], prompts, seeds, *SAMPLING)[0]
     attributes = [request.attributes for request in requests]
-    shots = lora.data_set.shots()
-    looks = CHARACTERS[lora.data_set.character]
-    metrics = judge_images(judge, images, attributes, looks, shots)
-    write_atomically(file, json.dumps(metrics).encode())
+    shots, looks = lora.data_set.shots(), CHARACTERS[lora.data_set.character]
+    metrics = judge_each(judge, images, attributes, looks, shots)
+    write_atomically(file, json.dumps(means_of(metrics)).encode())
 
 
 def random_requests(count: int, seed: int) -> list[Request]:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from bench.judging import HEADINGS, Request, judge_images, unseen_requests
+from bench.judging import HEADINGS, Request, judge_each, means_of, unseen_requests
 from evaluate.generation.generate import generate
 from train.cli.app import configure_logging
 from train.config.schema import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
@@ -65,14 +65,16 @@ def train_and_judge(base: BaseModel, judge: Judge, name: str, folder: Path) -> t
     requests = unseen_requests(PROBES, seed=5)
     attributes = [request.attributes for request in requests]
     images = generate_images(base, None, requests)
-    points = [{"epoch": 0.0, **judge_images(judge, images, attributes, LOOKS, SETS[name])}]
+    metrics = judge_each(judge, images, attributes, LOOKS, SETS[name])
+    points = [{"epoch": 0.0, **means_of(metrics)}]
     rows = [images[:SHEET_COLUMNS]]
     trainer = Trainer(base, load_dataset(data), [TrialSpec(config, folder / "lora")])
     for epoch in trainer:
         saved = epoch.checkpoints[0]
         images = generate_images(base, saved.path, requests)
-        metrics = judge_images(judge, images, attributes, LOOKS, SETS[name])
-        points.append({"epoch": float(saved.epoch), "loss": saved.train_loss, **metrics})
+        metrics = judge_each(judge, images, attributes, LOOKS, SETS[name])
+        point = {"epoch": float(saved.epoch), "loss": saved.train_loss, **means_of(metrics)}
+        points.append(point)
         rows.append(images[:SHEET_COLUMNS])
         log.info("%s  %s", name, "  ".join(f"{k} {v:.2f}" for k, v in points[-1].items()))
     return points, torch.cat(rows)

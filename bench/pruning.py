@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bench.judging import judge_images, unseen_requests
+from bench.judging import judge_each, quality_of, unseen_requests
 from bench.sweep import RESULTS, generate_images
 from sweeper.tracking.trial_record import load_records
 from train.cli.app import configure_logging
@@ -49,7 +49,7 @@ def run_search(root: Path, name: str, seed: int, *overrides: str) -> Path:
 def judge_quality(checkpoint: Path, judge: Judge) -> float:
     """Returns the judged quality of a LoRA, 0 to 1; see bench/judging.py."""
     attributes = [request.attributes for request in unseen_requests(IMAGES, seed=77)]
-    return judge_images(judge, generate_images(checkpoint, IMAGES), attributes)["quality"]
+    return quality_of(judge_each(judge, generate_images(checkpoint, IMAGES), attributes))
 
 
 def measure(study: Path, judge: Judge) -> Row:
