@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluate.config import PolicyConfig
-from evaluate.scorecard import Estimate, Scorecard, usable
+from evaluate.scorecard import FIDELITIES, Scorecard, usable
 from evaluate.selection.explain import FAULTS, format_likeness, format_percent
 from evaluate.selection.objective import paired_difference, violations
 
@@ -15,7 +15,8 @@ MIN_LIKENESS, LOW_LIKENESS = 0.15, 0.5  # likeness below which nothing, or only 
 MAX_COLOR_SHIFT = 12.0  # Delta E
 MAX_CLASS_BLEED = 0.35  # share of the likeness
 MIN_DETECTION_RATE = 0.8  # share of images
-LOWER_RATE = "lower the learning rate (by half; guides go down to 5e-5 on Stable Diffusion 1.5)"
+MIN_PROMPTS = 0.5  # prompt fidelity below which images without likeness are noise
+LOWER_RATE = "lower the learning rate by half"
 TRAIN_MORE = "a higher learning rate, more epochs, or more room: rank 32 and more"
 
 
@@ -49,13 +50,11 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     if not cards:
         return failed
     last = cards[-1]
-    findings = [
-        *failed,
-        *_memorized(cards, policy),
-        *_ignores_prompt(cards, policy),
-        *_likeness(cards, policy),
-        *_no_body(last),
-    ]
+    findings = [*failed, *_broken(cards)]
+    # noise shows neither what was learned nor what is repeated
+    if intact := [card for card in cards if not is_noise(card)]:
+        findings += [*_memorized(intact, policy), *_ignores_prompt(intact, policy),
+                     *_likeness(intact, policy)]  # fmt: skip
     cast, bleed = last.scores.get("color_shift"), last.scores.get("class_bleed")
     if cast and cast.low > MAX_COLOR_SHIFT:
         findings.append(Finding(
@@ -118,7 +117,7 @@ def _memorized(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
             worst = max(over, key=lambda card: card.scores[name].value)
             findings.append(Finding(
                 "overfitting",
-                f"from {over[0].label} on too many images "
+                f"from {over[0].label} on significantly too many images "
                 f"{FAULTS.get(name, f'are over the limit of {name}')}, "
                 f"{format_percent(worst.scores[name].value)} of them at {worst.label}",
                 f"{_earlier(over[0] is not cards[0])}{LOWER_RATE}, name poses and places in the "
@@ -150,7 +149,7 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
         return []
     best = max(scored, key=lambda card: card.scores["subject_fidelity"].value)
     likeness, last = best.scores["subject_fidelity"], cards[-1]
-    if likeness.high < MIN_LIKENESS:
+    if not has_learned(best):
         return [Finding(
             "no learning",
             f"at {last.label} it has {format_likeness(likeness.value)} of the likeness",
@@ -168,15 +167,33 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     return []
 
 
-def _no_body(last: Scorecard) -> list[Finding]:
-    rate = last.scores.get("detection_rate", Estimate(1.0, 1.0, 1.0))
-    if rate.high >= MIN_DETECTION_RATE:
+def is_noise(card: Scorecard) -> bool:
+    """Whether the images significantly show neither the subject nor what prompts ask for."""
+    return all(
+        name in card.scores and card.scores[name].high < least
+        for name, least in zip(FIDELITIES, (MIN_PROMPTS, MIN_LIKENESS), strict=True)
+    )
+
+
+def has_learned(card: Scorecard) -> bool:
+    """Whether the likeness is not significantly too small to be of use; true if it is unknown."""
+    likeness = card.scores.get("subject_fidelity")
+    return likeness is None or likeness.high >= MIN_LIKENESS
+
+
+def _broken(cards: list[Scorecard]) -> list[Finding]:
+    last, noise = cards[-1], [card for card in cards if is_noise(card)]
+    rate = last.scores.get("detection_rate")
+    if rate and rate.high < MIN_DETECTION_RATE:
+        first = last
+        words = f"a body is found in only {format_percent(rate.value)} of the images"
+    elif noise:
+        first = noise[0]
+        words = "the images show neither the subject nor what the prompts ask for"
+    else:
         return []
-    return [Finding(
-        "broken images",
-        f"a body is found in only {format_percent(rate.value)} of the images at {last.label}",
-        f"keep an earlier epoch; {LOWER_RATE}",
-    )]  # fmt: skip
+    remedy = f"{_earlier(first is not cards[0])}{LOWER_RATE}"
+    return [Finding("broken images", f"{words} at {first.label}", remedy)]
 
 
 def _plateaued(cards: list[Scorecard]) -> list[Finding]:

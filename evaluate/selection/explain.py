@@ -16,7 +16,7 @@ from evaluate.selection.objective import (
 
 # what a checkpoint beyond the limit does, for sentences like "58% of the images ..."
 FAULTS = {
-    "pose_memorization": "repeat a training pose",
+    "pose_memorization": "repeat at least part of a training pose",
     "background_leak": "show a training background that was not asked for",
     "outfit_leak": "show the training outfit where another was asked for",
     "copying": "are copies of a training image",
@@ -36,12 +36,20 @@ def explain(
 ) -> list[str]:
     """Two sentences: what the checkpoint does well, and what it does not do wrong (or least).
 
-    A third one names the deciding score if it was not the fidelity.
+    Further ones name the earlier epochs that were left out, the deciding score if it was not the
+    fidelity, and the minimums that were not checked.
     """
     sentences = _explain(cards, selected, best, later, policy)
     return [
         *sentences,
-        *filter(None, [deciding_sentence(selected, policy), *_not_required(selected, policy)]),
+        *filter(
+            None,
+            [
+                _left_out(cards, selected, policy),
+                deciding_sentence(selected, policy),
+                *_not_required(selected, policy),
+            ],
+        ),
     ]
 
 
@@ -82,6 +90,15 @@ def _explain(
     return [f"{name} {learned}{how}.", f"{within}{', while ' + later if later else ''}."]
 
 
+def _left_out(cards: list[Scorecard], selected: Scorecard, policy: PolicyConfig) -> str:
+    """Which earlier epochs are over a limit, in a sentence; empty if none is, or if it is too."""
+    earlier = [card for card in cards if card.epoch < selected.epoch and exceeded(card, policy)]
+    if policy.rule in RULE_REASONS or not earlier or exceeded(selected, policy):
+        return ""
+    reasons = ", ".join(f"{card.label} ({describe_exceeded(card, policy)})" for card in earlier)
+    return f"Before it, over a limit: {reasons}."
+
+
 def describe_later(cards: list[Scorecard], selected: Scorecard, policy: PolicyConfig) -> str:
     """What later epochs did wrong: a failure, the worst limit broken, or a loss of fidelity."""
     after = sorted((c for c in cards if c.epoch > selected.epoch), key=lambda c: c.epoch)
@@ -94,7 +111,7 @@ def describe_later(cards: list[Scorecard], selected: Scorecard, policy: PolicyCo
         description = describe_fault(name, format_percent(worst.scores[name].value))
         if worst is first:
             return f"at {first.label} {description}"
-        return f"from {first.label} on a limit is broken, and at {worst.label} {description}"
+        return f"from {first.label} on a limit may be exceeded, and at {worst.label} {description}"
     if after:
         loss = paired_difference(selected, after[-1])
         if loss.value > loss.error:
@@ -177,7 +194,7 @@ def _worse(card: Scorecard, selected: Scorecard, policy: PolicyConfig) -> list[s
 
 
 def describe_faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:
-    """ "4% (at most 12%) of the images repeat a training pose and ..."."""
+    """ "4% (at most 12%) of the images repeat at least part of a training pose and ..."."""
     parts = [describe_fault(name, _format_with_bound(card, name, policy)) for name in names]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard, usable
+from evaluate.selection.diagnosis import has_learned
 from evaluate.selection.explain import describe_learning, format_comparison_value
 from evaluate.selection.objective import FIDELITIES, LOSS, deciding_scores, pareto
 from evaluate.selection.policy import Selection, select
@@ -43,12 +44,15 @@ def rank_trials(
 
 
 def pareto_trials(entries: list[RankedTrial]) -> list[RankedTrial]:
-    """The Pareto front of fidelity and memorization over trials, least memorized first."""
-    by_card = {id(e.selection.scorecard): e for e in entries if e.selection}
-    return [
-        by_card[id(card)]
-        for card in pareto([e.selection.scorecard for e in by_card.values() if e.selection])
-    ]
+    """The Pareto front of fidelity and memorization over trials, least memorized first.
+
+    It consists of trials within the limits; of all trials if none is, as there is no better choice.
+    """
+    selections = {id(e.selection.scorecard): e for e in entries if e.selection}
+    feasible = {key: e for key, e in selections.items() if e.selection and e.selection.feasible}
+    candidates = feasible or selections
+    front = pareto([e.selection.scorecard for e in candidates.values() if e.selection])
+    return [candidates[id(card)] for card in front]
 
 
 def pareto_numbers(ranked: list[RankedTrial]) -> list[int]:
@@ -99,7 +103,13 @@ def explain(ranked: list[RankedTrial]) -> list[str]:
         epoch_sentence += f", while {selection.later}"
     elif best.record.scorecards[-1].epoch > selection.scorecard.epoch:
         epoch_sentence += ", and its later epochs are not significantly better"
-    return [f"{trial_sentence}.", f"{epoch_sentence}.", *selection.reasons[2:]]
+    sentences = [f"{trial_sentence}.", f"{epoch_sentence}.", *selection.reasons[2:]]
+    if not has_learned(selection.scorecard):
+        sentences.append(
+            "WARNING: this checkpoint has learned hardly anything of the subject, so it draws "
+            "almost what the base model draws."
+        )
+    return sentences
 
 
 def _advantage(card: Scorecard) -> str:

@@ -10,9 +10,11 @@ import math
 import re
 from pathlib import Path
 
+from evaluate.prompts.probe_set import load_probe_set
+from evaluate.prompts.roles import FRESH
 from sweeper.tracking.trial_record import TrialRecord
 from train.config.schema import CONF, EMBEDDED, EMBEDDED_BASE
-from train.errors import CheckpointError
+from train.errors import CheckpointError, ConfigError
 from train.lora.checkpoint_file import read_metadata
 from train.text.display import printable
 from train.text.shell import in_shell
@@ -21,7 +23,16 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")  # MLflow's format
 MAX_NUMBER = 1e9  # largest number that is put into code
 
 
-def diffusers_snippet(record: TrialRecord, file: Path) -> str:
+def example_prompt(record: TrialRecord, file: Path) -> str:
+    """A prompt to try: the first of the probe set in a file; without one, the trigger alone."""
+    try:
+        probes = load_probe_set(str(file)).probes
+    except ConfigError:  # the search is running, or the file is missing or damaged
+        return f"a photo of {record.setting('data', 'trigger')}"
+    return next(probe.prompt for probe in probes if probe.role == FRESH)
+
+
+def diffusers_snippet(record: TrialRecord, file: Path, prompt: str) -> str:
     """Python code that generates an image with the LoRA, as in scoring (steps and guidance)."""
     base = str(record.setting("base", "path"))
     if base == EMBEDDED:
@@ -29,7 +40,6 @@ def diffusers_snippet(record: TrialRecord, file: Path) -> str:
     is_single_file = base.endswith(".safetensors")
     pipeline = "StableDiffusionXLPipeline" if _is_xl(file) else "StableDiffusionPipeline"
     load = "from_single_file" if is_single_file else "from_pretrained"
-    prompt = f"a photo of {record.setting('data', 'trigger')}"
     arguments = ["prompt"]
     for name, key, format_spec in (
         ("num_inference_steps", "steps", ""),

@@ -23,7 +23,7 @@ def print_table(ranked: list[RankedTrial]) -> None:
     params = varied_params(entries)
     table = PlainTable("trials")
     table.heading("")
-    for heading in ("trial", *map(short_key, params), "epochs", "keep", "fidelity"):
+    for heading in ("trial", *map(short_key, params), "checkpoints", "keep epoch", "fidelity"):
         table.heading(heading, right=True)
     for heading in ("prompt", "subject", "memorized"):
         table.heading(heading, right=True)

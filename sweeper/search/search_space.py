@@ -300,7 +300,8 @@ def _range(key: str, sweep: RangeSweep) -> BaseDistribution:
 
 def _describe(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
-        return f"one of {', '.join(map(str, distribution.choices))}"
+        choices = ", ".join(map(str, distribution.choices))
+        return f"one of {choices}" if len(distribution.choices) > 1 else choices
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     steps = f" by {distribution.step}" if distribution.step not in (None, 1) else ""
     return f"{distribution.low} to {distribution.high}{steps}{', log' if distribution.log else ''}"

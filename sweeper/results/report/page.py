@@ -15,11 +15,11 @@ from markupsafe import Markup
 from evaluate.config import PolicyConfig, check_policy
 from evaluate.images.curves import CURVES
 from evaluate.scorecard import Scorecard, usable
-from evaluate.selection.diagnosis import diagnose
+from evaluate.selection.diagnosis import diagnose, is_noise
 from evaluate.selection.explain import describe_fault, exceeded, format_percent
 from evaluate.selection.objective import MEMORY, total_violation
 from sweeper.results import snippets
-from sweeper.results.checkpoint_files import REPORT_FILE, RESULT_FILE
+from sweeper.results.checkpoint_files import PROBES_FILE, REPORT_FILE, RESULT_FILE
 from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import RankedTrial, explain, pareto_trials, varied_params
 from sweeper.results.report import charts, images, tables
@@ -166,6 +166,7 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
     file = study / "best.safetensors"
     charted = [entry for entry in ranked if entry.selection][:CURVE_TRIALS]
     comparison = images.compare_epochs(record, card)
+    prompt = snippets.example_prompt(record, study / PROBES_FILE)
     return {
         "number": record.number,
         "label": card.label,
@@ -191,7 +192,8 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
         "file": file.as_posix(),
         "lora": f"{study.name}.safetensors",
         "trigger": printable(str(record.setting("data", "trigger"))),
-        "snippet": snippets.diffusers_snippet(record, file),
+        "prompt": " ".join(prompt.split()),
+        "snippet": snippets.diffusers_snippet(record, file, prompt),
         "pack": str(record.pack),
         "reproduce": snippets.reproduce_commands(best.run_id, file, snippets.root_argument(study)),
         "retrain": retrain_command(record),
@@ -201,11 +203,19 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
 def _overfitted(
     ranked: list[RankedTrial], selected: Scorecard, names: list[str], policy: PolicyConfig
 ) -> images.Strip | None:
-    """The same probes at the checkpoint that exceeds the limits most; None if none does."""
-    all_cards = [(e.record, card) for e in ranked for card in usable(e.record.scorecards)]
-    record, worst = max(all_cards, key=lambda pair: total_violation(pair[1], policy))
-    if worst is selected or total_violation(worst, policy) <= 0:
+    """The same probes at the checkpoint that exceeds the limits most; None if none does.
+
+    Noise is left out, because it shows nothing that could be repeated.
+    """
+    candidates = [
+        (entry.record, card)
+        for entry in ranked
+        for card in usable(entry.record.scorecards)
+        if card is not selected and total_violation(card, policy) > 0 and not is_noise(card)
+    ]
+    if not candidates:
         return None
+    record, worst = max(candidates, key=lambda pair: total_violation(pair[1], policy))
     shares = {
         name: format_percent(max(0.0, worst.scores[name].value)) for name in exceeded(worst, policy)
     }

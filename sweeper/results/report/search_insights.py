@@ -13,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from optuna.distributions import CategoricalDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.search_space import intersection_search_space
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate
 from sqlalchemy.engine import make_url
@@ -74,6 +75,8 @@ def analyze_search(study: Path, storage: str | None) -> SearchInsights:
         )
         return insights
     values = {trial.values[0] for trial in complete}
+    varied = varied_keys([trial.params for trial in complete])
+    common = [key for key in intersection_search_space(complete) if key in varied]
     if complete and not any(trial.distributions for trial in complete):
         insights.sentence = "These are single trials, not a search, so there is nothing to compare."
     elif len(complete) < MIN_TRIALS:
@@ -89,7 +92,10 @@ def analyze_search(study: Path, storage: str | None) -> SearchInsights:
         try:
             # Optuna's default evaluator would consider only the best of a dozen trials
             importance = get_param_importances(
-                optuna_study, evaluator=FanovaImportanceEvaluator(seed=0), target=_fidelity
+                optuna_study,
+                evaluator=FanovaImportanceEvaluator(seed=0),
+                params=common or None,
+                target=_fidelity,
             )
             insights.importance = [(short_key(k), float(share)) for k, share in importance.items()]
             insights.parallel = _parallel_chart(optuna_study)

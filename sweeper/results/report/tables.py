@@ -23,7 +23,10 @@ SCORE_TITLES = {
         "likeness",
         "0%: like the base model; 100%: like the training images to each other",
     ),
-    "pose_memorization": ("repeats a training pose", "share of the images"),
+    "pose_memorization": (
+        "repeats a training pose",
+        "share of the images nearer to one than 95% of the base model's are, as a whole or in part",
+    ),
     "background_leak": ("shows a training background", "although the prompt names another one"),
     "outfit_leak": ("shows the training outfit", "although the prompt names another one"),
     "copying": ("copies a training image", "share of the images"),
@@ -143,7 +146,7 @@ def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[st
     columns = [name for name in COLUMNS if name == "fidelity" or any(
         e.selection and name in e.selection.scorecard.scores for e in ranked)]  # fmt: skip
     headings = ["trial", *map(short_key, searched), "selected epoch",
-                *(COLUMNS[n] for n in columns), "epochs", "device time",
+                *(COLUMNS[n] for n in columns), "checkpoints", "device time",
                 "how it ended"]  # fmt: skip
     rows = []
     for rank, entry in enumerate(ranked):

@@ -29,7 +29,7 @@ def test_overfitting_is_named_with_its_epoch_and_the_remedy() -> None:
     assert [f.name for f in result] == ["overfitting"]
     assert "from epoch 3 on" in result[0].words
     assert "90% of them at epoch 4" in result[0].words
-    assert "5e-5" in str(result[0])
+    assert "lower the learning rate by half" in str(result[0])
 
 
 def test_insignificant_findings_are_not_reported() -> None:
@@ -51,6 +51,19 @@ def test_other_findings_have_their_names() -> None:
     assert names([with_score(card(1, 0.7, 0), "class_bleed", 0.6)]) == ["class bleed"]
     assert names([with_score(card(1, 0.7, 0), "detection_rate", 0.5)]) == ["broken images"]
     assert names([with_score(card(1, 0.7, 0), "prompt_fidelity", 0.4)]) == ["overfitting"]
+
+
+def test_noise_is_named_as_such_and_not_as_too_little_learning_or_overfitting() -> None:
+    noise = with_score(card(2, -0.2, 0.8), "prompt_fidelity", 0.1)
+    (finding,) = diagnose([noise], POLICY)
+    assert finding.name == "broken images"
+    assert "neither the subject nor what the prompts ask for at epoch 2" in finding.words
+    assert "higher" not in finding.remedy
+    assert "earlier" not in finding.remedy
+    after_overfitting = diagnose([card(1, 0.7, 0.8), noise], POLICY)
+    assert [f.name for f in after_overfitting] == ["broken images", "overfitting"]
+    assert "80% of them at epoch 1" in after_overfitting[1].words
+    assert "keep an earlier epoch" in after_overfitting[0].remedy
 
 
 def test_plateau_of_the_validation_loss() -> None:

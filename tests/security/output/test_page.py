@@ -32,7 +32,12 @@ from sweeper.results.ranking import RankedTrial, rank_trials, short_key
 from sweeper.results.report.page import render
 from sweeper.results.report.search_insights import _parallel_chart
 from sweeper.results.retrain_command import retrain_command
-from sweeper.results.snippets import diffusers_snippet, reproduce_commands, study_command
+from sweeper.results.snippets import (
+    diffusers_snippet,
+    example_prompt,
+    reproduce_commands,
+    study_command,
+)
 from sweeper.tracking.mlflow_mirror import _run_description
 from sweeper.tracking.trial_record import TrialRecord, load_records
 from tests.security.hostile_texts import MARKUP, TEXTS
@@ -163,7 +168,8 @@ def test_python_snippet_contains_texts_only_as_literals(
     text: str, records: list[TrialRecord], tmp_path: Path
 ) -> None:
     file = Path(f"{tmp_path}/{text.replace('/', '')}/best.safetensors")
-    snippet = diffusers_snippet(fill_with_text(records[0], text), file)
+    record = fill_with_text(records[0], text)
+    snippet = diffusers_snippet(record, file, example_prompt(record, tmp_path / "probes.yaml"))
     assert control_characters(snippet) == []
     assert len(snippet.split("\n")) == 7
     tree = ast.parse(snippet)
@@ -188,10 +194,11 @@ def test_invalid_numbers_are_left_out_of_the_snippet(
     steps: object, guidance: object, call: str, records: list[TrialRecord]
 ) -> None:
     settings = {**records[0].settings, "probes": {"steps": steps, "guidance": guidance}}
-    snippet = diffusers_snippet(replace(records[0], settings=settings), Path("a.safetensors"))
+    file = Path("a.safetensors")
+    snippet = diffusers_snippet(replace(records[0], settings=settings), file, "a photo")
     assert call in snippet
     ast.parse(snippet)
-    diffusers_snippet(replace(records[0], settings={}), Path("a.safetensors"))
+    diffusers_snippet(replace(records[0], settings={}), file, "a photo")
 
 
 def test_retrain_command_has_known_settings_only(records: list[TrialRecord]) -> None:

@@ -14,9 +14,11 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
 from evaluate.config import SCORES, PolicyConfig
+from evaluate.prompts.probe_set import load_probe_set
+from evaluate.scorecard import Estimate
 from sweeper.commands.report import main
 from sweeper.config import OBJECTIVES, ReportConfig
-from sweeper.results.checkpoint_files import REPORT_FILE
+from sweeper.results.checkpoint_files import PROBES_FILE, REPORT_FILE
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import write_report
 from sweeper.results.report.tables import SCORE_TITLES
@@ -64,6 +66,12 @@ def trial_numbers(browser: Chrome) -> list[str]:
     return [str(row.get_attribute("id")).removeprefix("trial-") for row in rows]
 
 
+def example_prompts(probes: Path) -> list[str]:
+    """A prompt with its place, as the report writes it for a web UI and for diffusers."""
+    prompt = next(probe.prompt for probe in load_probe_set(str(probes)).probes)
+    return [f"{prompt} <lora:small:1>", f'prompt = "{prompt}"']
+
+
 def test_every_score_has_a_title() -> None:
     assert SCORE_TITLES.keys() == set(SCORES), "the report would leave a score out"
 
@@ -76,6 +84,7 @@ def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
         assert sentence in text
     for text_part in ("What it was trained on", "Pareto front", "How the best trials overfit",
                  "Diagnosis", "models/loras/small.safetensors", "load_lora_weights",
+                 *example_prompts(swept.study / PROBES_FILE),
                  f"python -m sweeper.reproduce run_id={result['run_id']}",
                  "python -m sweeper.reproduce lora="):  # fmt: skip
         assert text_part in text
@@ -180,6 +189,18 @@ def all_images_are_missing(study: Path, records: list[TrialRecord]) -> PolicyCon
     return PolicyConfig()
 
 
+def noise(study: Path, records: list[TrialRecord]) -> PolicyConfig:
+    """All but the best are noise that counts as over a limit, and the probe set is lost."""
+    (study / PROBES_FILE).unlink()
+    for number, epoch in enumerate(records[0].epochs + records[1].epochs):
+        scores = epoch.scorecard.scores
+        for name in scores:
+            scores[name] = Estimate(0.0, 0.0, 0.0) if number else Estimate(0.9, 0.9, 0.9)
+        scores["detection_rate"] = Estimate(1.0, 1.0, 1.0)
+        scores["pose_memorization"] = Estimate(*[0.9 if number else 0.0] * 3)
+    return PolicyConfig(max={"pose_memorization": 0.35})
+
+
 def two_objectives(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     """A study with two objectives and enough trials for Optuna's analysis."""
     (study / JOURNAL_FILE).unlink()
@@ -187,6 +208,7 @@ def two_objectives(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     for rank in (2, 4, 8, 16, 32):
         trial = optuna.ask()
         trial.suggest_float("optimizer.lr", 1e-3, 1e-2, log=True)
+        trial.suggest_categorical("scheduler", ["constant"])
         optuna.tell(trial, (trial.suggest_int("network.rank", rank, rank) / 32, 0.1))
     return PolicyConfig()
 
@@ -195,6 +217,7 @@ CASES: dict[Callable[[Path, list[TrialRecord]], PolicyConfig], tuple[str, ...]] 
     nothing_is_feasible: (
         "Use with care: trial",
         "no checkpoint of any trial is within all limits",
+        "What overfitting looks like",
     ),
     all_trials_failed: ("There is no checkpoint to keep", "Trials 0, 1: <b>no memory</b>."),
     one_trial_was_refused: ("Keep trial", "Trial 7: network.rank: 0 must be 1 or more."),
@@ -205,6 +228,11 @@ CASES: dict[Callable[[Path, list[TrialRecord]], PolicyConfig], tuple[str, ...]] 
         "Pareto front: no other trial is better in both objectives",
         "Combinations of settings",
         "lr",
+    ),
+    noise: (
+        "Keep trial",
+        "the images show neither the subject nor what the prompts ask for",
+        "a photo of sks puppet <lora:small:1>",
     ),
 }
 
@@ -225,6 +253,11 @@ def test_report_of_unusual_studies_on_a_phone(
     )
     for words in CASES[change]:
         assert words in text
+    if change is noise:
+        assert "What overfitting looks like" not in text
+    if change is two_objectives:  # a setting with one value cannot have mattered
+        names = phone.find_elements(By.CSS_SELECTOR, "dl.importance dt")
+        assert [name.text for name in names] == ["lr"]
     phone.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
     inner, page = phone.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
     assert (inner, page) == (390, 390)

@@ -107,6 +107,7 @@ def test_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
         ("phone", r"1 \.heic \(IMG_1\.HEIC\) cannot be read: save them as png or jpg"),
         ("empty", "which is empty"),
         ("phon", r"there is no folder .*; did you mean phone\?"),
+        ("puppets_obj", r"there is no folder .*; did you mean puppets_object\?"),
         ("phone/IMG_1.HEIC", "is not a folder; give the folder of the images"),
     ):
         with pytest.raises(DataError, match=message) as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config.parsing import suggestion
+from train.config.schema import EMBEDDED_IMAGES
 from train.data.folders.wording import count_by_extension, first_names
 from train.data.images.file_kinds import COMPANION_EXTENSIONS, EXTENSIONS, extension_of
 from train.data.images.image import DataError
@@ -52,7 +53,8 @@ def existing_folder(path: str | Path, key: str) -> Path:
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
-        hint = suggestion(folder.name, _names_in(folder.parent))
+        known = [*_names_in(folder.parent), *(EMBEDDED_IMAGES if key == "data.path" else ())]
+        hint = suggestion(folder.name, known)
         raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(hint)}") from None
     except NotADirectoryError:
         raise DataError(
