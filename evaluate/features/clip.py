@@ -70,15 +70,21 @@ class ClipEncoder:
             parts = [self.model.encode_image(self._pixels(p)) for p in images.split(self.batch)]
         return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
 
-    def patch_features(self, images: Tensor) -> Tensor:
+    def patch_features(self, images: Tensor, largest_side: int | None = None) -> Tensor:
         """(N, 3, H, W), 0 to 1 -> (N, P, d) unit vectors, one for each patch.
 
         A convolutional network has no patches, and its last levels are coarse: its patches are the
         positions of the last level that has at least 7x7.
+
+        Args:
+            largest_side: more patches per side are averaged to as many.
         """
         parts = [self._levels(part, [self._patch_level])[0] for part in images.split(self.batch)]
-        features = torch.cat(parts).float().flatten(2).transpose(1, 2)
-        return functional.normalize(features, dim=-1).clone()
+        grid = torch.cat(parts).float()
+        if largest_side is not None and max(grid.shape[2:]) > largest_side:
+            height, width = (min(side, largest_side) for side in grid.shape[2:])
+            grid = functional.adaptive_avg_pool2d(grid, (height, width))
+        return functional.normalize(grid.flatten(2).transpose(1, 2), dim=-1).clone()
 
     @cached_property
     def _patch_level(self) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from evaluate.features.clip import ClipEncoder
 
@@ -16,6 +17,7 @@ MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]
 NOSE, SHOULDERS, HIPS = 0, [1, 2], [7, 8]
 BODY_AREA = 2.0  # of a person in COCO, in units of the squared torso length
 MIN_CONFIDENCE, MIN_JOINTS = 0.3, 7
+LAYOUT_SIDE = 14  # the largest number of patches per side in a layout, as of a ViT-B/16
 
 
 class HeadFrame(NamedTuple):
@@ -100,12 +102,16 @@ def oks(a: Tensor, b: Tensor) -> Tensor:
 
 
 class LayoutPoses:
-    """Layouts, for subjects without a body: the encoder's features of each patch.
+    """Layouts, for subjects without a body: which patches of an image resemble each other.
 
-    Similarity is the mean cosine of patches at the same position, of the image or its mirror image.
+    A layout is the cosines of all pairs of an image's patch features (global self-similarity,
+    Shechtman and Irani 2007; of deep features, Tumanyan et al. 2022). It depends on shapes and
+    positions but hardly on colors and strokes, so that images in a style that was learned do not
+    all have the layout of a training image. Similarity is the correlation of two images' cosines,
+    of the image or its mirror image.
     """
 
-    name = "layout"
+    name = "layout by self-similarity"
     head: HeadFrame | None = None
     network: nn.Module | None = None
     file: Path | None = None
@@ -114,13 +120,16 @@ class LayoutPoses:
         self.encoder = encoder
 
     def read(self, images: Tensor) -> Tensor:
-        both = (self.encoder.patch_features(images), self.encoder.patch_features(images.flip(-1)))
-        return torch.stack(both, dim=1)
+        pair = images, images.flip(-1)
+        both = [self.encoder.patch_features(each, LAYOUT_SIDE) for each in pair]
+        patches = torch.stack(both, dim=1)  # (N, 2, P, d)
+        row, column = torch.triu_indices(patches.shape[2], patches.shape[2], 1).tolist()
+        cosines = (patches @ patches.mT)[:, :, row, column]
+        return functional.normalize(cosines - cosines.mean(-1, keepdim=True), dim=-1)
 
     def detected(self, poses: Tensor) -> Tensor:
         return torch.ones(len(poses), dtype=torch.bool, device=poses.device)
 
     def similarity(self, poses: Tensor, others: Tensor) -> Tensor:
-        straight = torch.einsum("npd,mpd->nm", poses[:, 0], others[:, 0])
-        mirrored = torch.einsum("npd,mpd->nm", poses[:, 0], others[:, 1])
-        return torch.maximum(straight, mirrored) / poses.shape[2]
+        straight, mirrored = poses[:, 0] @ others[:, 0].T, poses[:, 0] @ others[:, 1].T
+        return torch.maximum(straight, mirrored)

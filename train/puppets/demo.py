@@ -28,7 +28,7 @@ from train.puppets.world.examples import (
 
 IMAGE_SIDE = 256  # pixels
 Pose = tuple[str, str]
-TRIGGER, OBJECT_TRIGGER, STYLE_TRIGGER = "sks puppet", "sks robot", "sks drawing"
+TRIGGER, OBJECT_TRIGGER, STYLE_TRIGGER = "sks puppet", "sks lamp", "sks drawing"
 CHARACTERS: dict[int, Looks] = {
     0: Looks(
         skin=(60, 205, 120), head="horns", head_color=(250, 60, 150), outfit="striped shirt",
@@ -41,8 +41,9 @@ CHARACTERS: dict[int, Looks] = {
         nose="triangle", glasses="glasses", wild=True,
     ),
 }  # fmt: skip
-OBJECT = ToyLooks("robot", (250, 130, 50), (40, 160, 170), "dotted", wild=True)
-STYLE = Style(edge=0.45, fill="pale", paper=(150, 205, 255))  # thick ink on blue paper
+OBJECT = ToyLooks("lamp", (250, 130, 50), (40, 160, 170), "dotted", wild=True)
+# thick outlines and falling lines on cream paper, as in an old comic
+STYLE = Style(edge=0.45, fill="hatched", paper=(255, 225, 170), spacing=2.0, slope=-1)
 FEW_POSES: tuple[Pose, ...] = (
     ("arms spread", "legs apart"),
     ("hands on hips", "legs together"),
@@ -54,7 +55,9 @@ VARIED_POSES: tuple[Pose, ...] = tuple(
     for number, arms in enumerate(ARMS)
     for legs in (*LEGS, *LEGS)[number % 4 : number % 4 + 2]
 )
-FEW_TILTS: tuple[Pose, ...] = (("upright", "in the middle"),)  # of a toy
+FEW_TILTS: tuple[Pose, ...] = (  # of a toy
+    ("upright", "in the middle"), ("leaning", "in the middle"), ("upright", "on the left"),
+)  # fmt: skip
 TRIGGER_ONLY, FULL = "trigger", "full"  # kinds of captions
 
 

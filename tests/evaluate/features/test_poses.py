@@ -75,4 +75,4 @@ def test_unavailable_pose_sources_say_what_to_do() -> None:
     encoder = ClipEncoder("puppets", CPU)
     with pytest.raises(ConfigError, match=r"pose_model: mediapipe needs .*\.task file"):
         pose_source(ScoresConfig(pose_detector="mediapipe"), encoder)
-    assert pose_source(ScoresConfig(pose_detector="layout"), encoder).name == "layout"
+    assert pose_source(ScoresConfig(pose_detector="layout"), encoder).head is None

@@ -99,7 +99,7 @@ def test_scores_distinguish_ideal_copying_and_untrained(scorer: Scorer) -> None:
 
 
 def test_toy_is_compared_by_its_layout_and_has_no_outfit(tmp_path: Path) -> None:
-    data = DataConfig(path="puppets_object", trigger="sks robot", resolution=SIZE)
+    data = DataConfig(path="puppets_object", trigger="sks lamp", resolution=SIZE)
     probes = ProbesConfig(attributes="puppets_object", count=32, steps=6, guidance=3.0)
     scores = ScoresConfig(pose_detector="layout", baseline=2)
     base = load_base(BaseConfig(device="cpu"))

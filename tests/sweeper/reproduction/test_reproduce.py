@@ -247,7 +247,7 @@ def test_embedded_images_bring_their_own_defaults() -> None:
             ReceivedSettings({"data": {"path": "pictures"}}), {"data.path": "puppets_style"}
         ).config
         own = migrate_config.migrate(ReceivedSettings({}), {"data.path": "pictures"}).config
-    assert (logged.data.trigger, logged.probes.attributes) == ("sks robot", "puppets_object")
+    assert (logged.data.trigger, logged.probes.attributes) == ("sks lamp", "puppets_object")
     assert (typed.data.trigger, typed.probes.attributes) == ("sks drawing", "puppets_style")
     assert (own.data.trigger, own.probes.attributes) == ("sks puppet", "puppets")
 

@@ -66,7 +66,7 @@ def test_base_option_of_a_path(sdxl: Path, tmp_path: Path) -> None:
     ("name", "trigger", "detector"),
     [
         ("puppets", "sks puppet", "puppets"),
-        ("puppets_object", "sks robot", "layout"),
+        ("puppets_object", "sks lamp", "layout"),
         ("puppets_style", "sks drawing", "layout"),
     ],
 )

@@ -142,10 +142,10 @@ def test_identity_of_a_character_is_skin_and_head_not_outfit() -> None:
 
 def test_identity_of_a_toy_and_of_a_style() -> None:
     judge, rng = Judge.from_folder(), Random(3)
-    robots = [Drawing(sample_toy(rng, OBJECT)) for _ in range(32)]
+    lamps = [Drawing(sample_toy(rng, OBJECT)) for _ in range(32)]
     toys = [Drawing(sample_toy(rng)) for _ in range(32)]
     others = [sample_drawing(rng) for _ in range(32)]
     styled = [Drawing(other.subject, STYLE, "") for other in others]
-    for subject, right, wrong in ((OBJECT, robots, toys), (STYLE, styled, others)):
+    for subject, right, wrong in ((OBJECT, lamps, toys), (STYLE, styled, others)):
         assert float(judge.identity(image_tensor(right), subject).mean()) > 0.85
         assert float(judge.identity(image_tensor(wrong), subject).mean()) < 0.5
