@@ -22,6 +22,8 @@ from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 
 LEAKS = {"background_leak": "backgrounds", "outfit_leak": "outfits"}
 DIGITS = 5  # of the saved values of each probe
+# share of the options above which showing the training images' ones is showing just anything
+MAX_VARIETY = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Baseline:
             metric.undefined_reason = f"the probes ask for no {kind}"
         elif not (requested >= 0).any():
             metric.undefined_reason = "the training images show all that can be asked for"
+        elif all(perplexity(share) > MAX_VARIETY * len(share) for share in shares):
+            metric.undefined_reason = f"the training images show no {kind} in particular"
         return metric
 
 
@@ -224,3 +228,8 @@ class ScoreCollection:
         assert isinstance(copying, Copying)
         nearest = copying.nearest(images[suspects].patches).tolist()
         return dict(zip(suspects, nearest, strict=True))
+
+
+def perplexity(shares: Tensor) -> float:
+    """How many equally frequent values have the entropy of these shares (V,): 1 to V."""
+    return float(torch.special.entr(shares).sum().exp())

@@ -169,6 +169,16 @@ def exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
     return [name for name, over in violations(card, policy).items() if over > 0]
 
 
+def exceeded_by_estimate(card: Scorecard, policy: PolicyConfig) -> list[str]:
+    """The scores whose estimate, and not only a confidence bound, is beyond their max or min."""
+    scores = card.scores
+    over = [
+        name for name, most in policy.max.items() if name in scores and scores[name].value > most
+    ]
+    under = [n for n, least in policy.min.items() if n in scores and scores[n].value < least]
+    return over + under
+
+
 def describe_exceeded(card: Scorecard, policy: PolicyConfig) -> str:
     """`outfit_leak may be 0.412 (limit 0.35)` for the score that is furthest beyond its max or min;
     empty if none is."""

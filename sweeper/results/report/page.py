@@ -16,7 +16,7 @@ from evaluate.config import PolicyConfig, check_policy
 from evaluate.images.curves import CURVES
 from evaluate.scorecard import Scorecard, usable
 from evaluate.selection.diagnosis import diagnose, is_noise
-from evaluate.selection.explain import describe_fault, exceeded, format_percent
+from evaluate.selection.explain import describe_fault, exceeded_by_estimate, format_percent
 from evaluate.selection.objective import MEMORY, total_violation
 from sweeper.results import snippets
 from sweeper.results.checkpoint_files import PROBES_FILE, REPORT_FILE, RESULT_FILE
@@ -205,19 +205,21 @@ def _overfitted(
 ) -> images.Strip | None:
     """The same probes at the checkpoint that exceeds the limits most; None if none does.
 
-    Noise is left out, because it shows nothing that could be repeated.
+    Noise is left out, because it shows nothing that could be repeated, and so are checkpoints that
+    only may exceed a limit.
     """
     candidates = [
         (entry.record, card)
         for entry in ranked
         for card in usable(entry.record.scorecards)
-        if card is not selected and total_violation(card, policy) > 0 and not is_noise(card)
+        if card is not selected and exceeded_by_estimate(card, policy) and not is_noise(card)
     ]
     if not candidates:
         return None
     record, worst = max(candidates, key=lambda pair: total_violation(pair[1], policy))
     shares = {
-        name: format_percent(max(0.0, worst.scores[name].value)) for name in exceeded(worst, policy)
+        name: format_percent(max(0.0, worst.scores[name].value))
+        for name in exceeded_by_estimate(worst, policy)
     }
     summary = ", ".join(describe_fault(name, share) for name, share in shares.items())
     title = f"What overfitting looks like: trial {record.number}, {worst.label}"

@@ -28,7 +28,7 @@ from train.data.dataset import load_dataset
 from train.lora.checkpoint import CheckpointError
 from train.lora.injection import weight_shape
 from train.models.base_model import load_base
-from train.puppets.demo import CHARACTERS, OBJECT
+from train.puppets.demo import CHARACTERS, OBJECT, STYLE
 from train.puppets.world.examples import (
     ARMS,
     BACKGROUNDS,
@@ -113,6 +113,30 @@ def test_toy_is_compared_by_its_layout_and_has_no_outfit(tmp_path: Path) -> None
     ideal = score(toys, images_of(drawings).float() / 255).scores
     copied = score(toys, toys.training_images.repeat(3, 1, 1, 1)[: probes.count]).scores
     for name in ("pose_memorization", "background_leak", "copying"):
+        assert copied[name].low > ideal[name].high, name
+    assert ideal["subject_fidelity"].value > 0.6
+    assert ideal["prompt_fidelity"].value > copied["prompt_fidelity"].value + 0.3
+
+
+def test_style_is_told_from_what_its_images_show(tmp_path: Path) -> None:
+    data = DataConfig(path="puppets_style", trigger="sks drawing", resolution=SIZE)
+    probes = ProbesConfig(attributes="puppets_style", count=32, steps=6, guidance=3.0)
+    scores = ScoresConfig(pose_detector="layout", baseline=2)
+    base = load_base(BaseConfig(device="cpu"))
+    drawings = Scorer(base, load_dataset(data), data, probes, scores, tmp_path)
+    reason = drawings.metrics.undefined["outfit_leak"]
+    assert reason == "the training images show no outfits in particular"
+    random, ideal_images = Random(4), []
+    for probe in drawings.probe_set.probes:
+        looks = ordinary_looks(random)
+        if "outfit" in probe.asked:
+            looks = with_outfit(looks, random, probe.asked["outfit"], "red")
+        arms, legs, place = (probe.asked.get(part) for part in ("arms", "legs", "background"))
+        ideal_images.append(Drawing(sample_puppet(random, looks, arms, legs, place), STYLE, ""))
+    ideal = score(drawings, images_of(ideal_images).float() / 255).scores
+    copied = score(drawings, drawings.training_images.repeat(2, 1, 1, 1)[: probes.count]).scores
+    for name in ("pose_memorization", "background_leak", "copying"):
+        assert ideal[name].value < 0.2, name
         assert copied[name].low > ideal[name].high, name
     assert ideal["subject_fidelity"].value > 0.6
     assert ideal["prompt_fidelity"].value > copied["prompt_fidelity"].value + 0.3

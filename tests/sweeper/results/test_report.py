@@ -201,6 +201,14 @@ def noise(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     return PolicyConfig(max={"pose_memorization": 0.35})
 
 
+def over_a_limit_at_most(study: Path, records: list[TrialRecord]) -> PolicyConfig:
+    """The later epochs may be over a limit, but probably are not."""
+    for epoch in records[0].epochs + records[1].epochs:
+        over = 0.5 if epoch.scorecard.epoch > 1 else 0.1
+        epoch.scorecard.scores["pose_memorization"] = Estimate(0.05, 0.0, over)
+    return PolicyConfig(max={"pose_memorization": 0.35})
+
+
 def two_objectives(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     """A study with two objectives and enough trials for Optuna's analysis."""
     (study / JOURNAL_FILE).unlink()
@@ -229,6 +237,7 @@ CASES: dict[Callable[[Path, list[TrialRecord]], PolicyConfig], tuple[str, ...]] 
         "Combinations of settings",
         "lr",
     ),
+    over_a_limit_at_most: ("Keep trial",),
     noise: (
         "Keep trial",
         "the images show neither the subject nor what the prompts ask for",
@@ -253,7 +262,7 @@ def test_report_of_unusual_studies_on_a_phone(
     )
     for words in CASES[change]:
         assert words in text
-    if change is noise:
+    if change in (noise, over_a_limit_at_most):
         assert "What overfitting looks like" not in text
     if change is two_objectives:  # a setting with one value cannot have mattered
         names = phone.find_elements(By.CSS_SELECTOR, "dl.importance dt")
