@@ -34,7 +34,8 @@ FINITE = Range(-1e6, 1e6)  # a limit or a weight
 SCORE_METADATA = {RANGE: FINITE, NAMES: SCORES}
 # one probe in eight is a training caption, and one in eight is the class alone
 PROBES_PER_OTHER_ROLE = 8
-POSE_DETECTORS = ("puppets", "keypointrcnn", "mediapipe", "layout")
+LAYOUT = "layout"
+POSE_DETECTORS = ("puppets", "keypointrcnn", "mediapipe", LAYOUT)
 RULES = (
     "overfit_aware",
     "pareto",
@@ -147,4 +148,5 @@ def check_policy(policy: PolicyConfig) -> None:
 def _check_one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
         hint = suggestion(value, list(valid)) or f"; known: {', '.join(valid)}"
-        raise ConfigError(f"{key}: there is no {value}{hint}")
+        wrong = f"there is no {value}" if value else "is empty"
+        raise ConfigError(f"{key}: {wrong}{hint}")

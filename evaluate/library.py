@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evaluate.config import EvaluateConfig, check_evaluate
+from evaluate.files_check import check_files
 from evaluate.scorer import Scorer
 from train.cli.compose import checked_settings
 from train.data.dataset import Dataset, load_dataset
@@ -44,6 +45,7 @@ def load_scorer(
         >>> len(scorer.probe_set.probes), "pose_memorization" in scorer.names
         (8, True)
     """
+    check_files(config.probes, config.scores)
     base = base or load_base(config.base)
     dataset = dataset or load_dataset(config.data)
     cache = Path(config.root) / "cache"

@@ -18,6 +18,7 @@ from evaluate.checkpoints.find import find
 from evaluate.checkpoints.save_order import order_files
 from evaluate.config import EvaluateConfig
 from evaluate.console.tables import PlainTable, literal_text, table_console
+from evaluate.files_check import check_files
 from evaluate.images.contact_sheet import save_sheet
 from evaluate.images.curves import draw_curves
 from evaluate.images.figures import save_png
@@ -51,6 +52,7 @@ def main(config: EvaluateConfig) -> None:
     """Scores the files in order, saves and logs the results, and prints which file to keep."""
     check_device(config.base)
     check_tracking(Path(config.root))
+    check_files(config.probes, config.scores)
     metadata = readable_files(find(config.checkpoints)) if config.checkpoints else {}
     unit, files = order_files(metadata) if metadata else ("epoch", {})
     check_location(config.base.path)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from evaluate.config import LOSSES, ProbesConfig, ScoresConfig
+from evaluate.config import LAYOUT, LOSSES, ProbesConfig, ScoresConfig
 from evaluate.console.progress import Countdown
 from evaluate.features.clip import ClipEncoder
 from evaluate.features.extractor import FeatureExtractor, ImageFeatures
@@ -79,6 +79,8 @@ class Scorer:
         self.training_images = torch.stack([square(i, data.resolution) for i in dataset.training])
         encoder = ClipEncoder(scores.clip_model, base.device)
         self.extractor = FeatureExtractor(encoder, pose_source(scores, encoder))
+        if scores.pose_detector == LAYOUT:
+            self._note("poses are layouts here: whole images are compared (docs/scores.md)")
         with self.extractor.on_device():
             self.probe_set, training = self._prepare(dataset)
             self.fingerprint = self._fingerprint()

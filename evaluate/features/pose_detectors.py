@@ -7,6 +7,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from train.files.paths import expanded
 from train.puppets.networks.keypoints import KeypointNetwork
 from train.puppets.networks.targets import HEAD_ABOVE, HEAD_SIDE
 from train.puppets.networks.training import POSE
+from train.text.display import shortened
 
 # nose, left and right shoulder, elbow, wrist, hip, knee, ankle
 COCO_JOINTS = [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
@@ -123,15 +125,11 @@ class MediaPipePoses(KeypointPoses):
         model: the landmarker's `.task` file.
 
     Raises:
-        ConfigError: no such file, or the package is not installed.
+        ConfigError: the package is not installed.
     """
 
-    def __init__(self, model: str | None) -> None:
+    def __init__(self, model: Path) -> None:
         super().__init__("mediapipe", HEAD_AND_SHOULDERS)
-        if not model or not expanded(model).is_file():
-            raise ConfigError(
-                f"scores.pose_model: mediapipe needs its pose landmarker's .task file, not {model}"
-            )
         try:
             self.package: Any = importlib.import_module("mediapipe")
             tasks = importlib.import_module("mediapipe.tasks.python")
@@ -140,10 +138,9 @@ class MediaPipePoses(KeypointPoses):
                 "scores.pose_detector: mediapipe is not installed; pip install mediapipe"
             ) from error
         options = tasks.vision.PoseLandmarkerOptions(
-            base_options=tasks.BaseOptions(model_asset_path=str(expanded(model))),
-            num_poses=MAX_PEOPLE,
+            base_options=tasks.BaseOptions(model_asset_path=str(model)), num_poses=MAX_PEOPLE
         )
-        self.file = expanded(model)
+        self.file = model
         self.landmarker = tasks.vision.PoseLandmarker.create_from_options(options)
         atexit.register(self.landmarker.close)  # at interpreter exit it prints a traceback
 
@@ -167,6 +164,27 @@ def landmarks(people: list[list[Landmark]]) -> Tensor:
     return poses[main_subject(sides.prod(1), poses[..., 2].mean(1))]
 
 
+def pose_model(scores: ScoresConfig) -> Path | None:
+    """The file that the pose detector needs; None if it needs none.
+
+    Raises:
+        ConfigError: there is no such file, or the detector does not read it.
+    """
+    name = scores.pose_model
+    if scores.pose_detector != "mediapipe":
+        if name:
+            raise ConfigError(
+                f"scores.pose_model: only mediapipe reads {shortened(name)}, and "
+                f"scores.pose_detector is {scores.pose_detector}"
+            )
+        return None
+    if not name or not expanded(name).is_file():
+        raise ConfigError(
+            f"scores.pose_model: mediapipe needs its pose landmarker's .task file, not {name}"
+        )
+    return expanded(name)
+
+
 def pose_source(scores: ScoresConfig, encoder: ClipEncoder) -> PoseSource:
     """The source that `scores.pose_detector` names.
 
@@ -177,6 +195,6 @@ def pose_source(scores: ScoresConfig, encoder: ClipEncoder) -> PoseSource:
         return PuppetPoses(encoder.device)
     if scores.pose_detector == "keypointrcnn":
         return PersonPoses(encoder.device)
-    if scores.pose_detector == "mediapipe":
-        return MediaPipePoses(scores.pose_model)
+    if model := pose_model(scores):
+        return MediaPipePoses(model)
     return LayoutPoses(encoder)

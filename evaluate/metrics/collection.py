@@ -209,7 +209,11 @@ class ScoreCollection:
         computed = {name: metric.compute() for name, metric in metrics.items()}
         by_probe = {name: [round(v, DIGITS) for v in metric.by_probe().tolist()]
                     for name, metric in metrics.items()}  # fmt: skip
-        scores = {name: bounds for name, bounds in computed.items() if bounds.isfinite().all()}
+        scores = {
+            name: bounds
+            for name, bounds in computed.items()
+            if name not in self.undefined and bounds.isfinite().all()
+        }
         by_probe = {name: values for name, values in by_probe.items() if values and name in scores}
         return scores, by_probe
 

@@ -7,17 +7,22 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluate.config import PolicyConfig
-from evaluate.scorecard import FIDELITIES, Scorecard, usable
+from evaluate.scorecard import Scorecard, usable
 from evaluate.selection.explain import FAULTS, format_likeness, format_percent
-from evaluate.selection.objective import paired_difference, violations
+from evaluate.selection.objective import (
+    MIN_LIKENESS,
+    is_noise,
+    paired_difference,
+    violations,
+)
 
-MIN_LIKENESS, LOW_LIKENESS = 0.15, 0.5  # likeness below which nothing, or only little, was learned
+LOW_LIKENESS = 0.5  # likeness below which only little was learned
 MAX_COLOR_SHIFT = 12.0  # Delta E
 MAX_CLASS_BLEED = 0.35  # share of the likeness
 MIN_DETECTION_RATE = 0.8  # share of images
-MIN_PROMPTS = 0.5  # prompt fidelity below which images without likeness are noise
 LOWER_RATE = "lower the learning rate by half"
-TRAIN_MORE = "a higher learning rate, more epochs, or more room: rank 32 and more"
+TRAIN_MORE = "a higher learning rate, more epochs, or a higher rank"
+GENTLER = "more images, or images that differ more: training harder would only overfit more"
 
 
 class Finding(NamedTuple):
@@ -53,8 +58,8 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     findings = [*failed, *_broken(cards)]
     # noise shows neither what was learned nor what is repeated
     if intact := [card for card in cards if not is_noise(card)]:
-        findings += [*_memorized(intact, policy), *_ignores_prompt(intact, policy),
-                     *_likeness(intact, policy)]  # fmt: skip
+        findings += [*_memorized(intact, policy), *_ignores_prompt(intact, policy)]
+        findings += _likeness(intact, policy, GENTLER if findings else TRAIN_MORE)
     cast, bleed = last.scores.get("color_shift"), last.scores.get("class_bleed")
     if cast and cast.low > MAX_COLOR_SHIFT:
         findings.append(Finding(
@@ -143,7 +148,12 @@ def _ignores_prompt(cards: list[Scorecard], policy: PolicyConfig) -> list[Findin
     )]  # fmt: skip
 
 
-def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+def _likeness(cards: list[Scorecard], policy: PolicyConfig, advice: str) -> list[Finding]:
+    """Whether too little was learned.
+
+    Args:
+        advice: what helps against it.
+    """
     scored = [card for card in cards if "subject_fidelity" in card.scores]
     if not scored:
         return []
@@ -153,11 +163,11 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
         return [Finding(
             "no learning",
             f"at {last.label} it has {format_likeness(likeness.value)} of the likeness",
-            f"check that the captions contain the trigger word; then {TRAIN_MORE}",
+            f"check that the captions contain the trigger word; then {advice}",
         )]  # fmt: skip
     if likeness.high < LOW_LIKENESS:
         words = f"no epoch has more than {format_likeness(likeness.value)} of the likeness"
-        return [Finding("underfitting", words, f"try {TRAIN_MORE}")]
+        return [Finding("underfitting", words, f"try {advice}")]
     clean = not any(over > 0 for over in violations(last, policy).values())
     if len(cards) > 2 and clean:
         gains = [paired_difference(last, card) for card in cards[-3:-1]]
@@ -165,14 +175,6 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
             words = f"it was still getting better at {last.label}"
             return [Finding("underfitting", words, "train for more epochs")]
     return []
-
-
-def is_noise(card: Scorecard) -> bool:
-    """Whether the images significantly show neither the subject nor what prompts ask for."""
-    return all(
-        name in card.scores and card.scores[name].high < least
-        for name, least in zip(FIDELITIES, (MIN_PROMPTS, MIN_LIKENESS), strict=True)
-    )
 
 
 def has_learned(card: Scorecard) -> bool:

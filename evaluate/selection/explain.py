@@ -16,7 +16,7 @@ from evaluate.selection.objective import (
 
 # what a checkpoint beyond the limit does, for sentences like "58% of the images ..."
 FAULTS = {
-    "pose_memorization": "repeat at least part of a training pose",
+    "pose_memorization": "come close to a training pose",
     "background_leak": "show a training background that was not asked for",
     "outfit_leak": "show the training outfit where another was asked for",
     "copying": "are copies of a training image",
@@ -204,7 +204,7 @@ def _worse(card: Scorecard, selected: Scorecard, policy: PolicyConfig) -> list[s
 
 
 def describe_faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:
-    """ "4% (at most 12%) of the images repeat at least part of a training pose and ..."."""
+    """ "4% (at most 12%) of the images come close to a training pose and ..."."""
     parts = [describe_fault(name, _format_with_bound(card, name, policy)) for name in names]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 

@@ -13,6 +13,8 @@ from evaluate.config import PolicyConfig
 from evaluate.scorecard import FIDELITIES, Scorecard
 
 RESAMPLES = 500
+MIN_LIKENESS = 0.15  # likeness below which nothing was learned
+MIN_PROMPTS = 0.5  # prompt fidelity below which images without likeness are noise
 MEMORY, LOSS = "pose_memorization", "validation_loss"
 UNSCORED = "unscored"  # the constraint of a search whose policy has neither max nor min
 
@@ -91,6 +93,14 @@ def _comparison_values(losses: bool, *observed: tuple[float, ...]) -> NDArray[np
     return np.sqrt(means[0] * means[1]) if len(means) > 1 else means[0]
 
 
+def is_noise(card: Scorecard) -> bool:
+    """Whether the images significantly show neither the subject nor what prompts ask for."""
+    return all(
+        name in card.scores and card.scores[name].high < least
+        for name, least in zip(FIDELITIES, (MIN_PROMPTS, MIN_LIKENESS), strict=True)
+    )
+
+
 def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:
     """How far the worse confidence bound is beyond each max or min; <= 0 is feasible.
 
@@ -103,8 +113,8 @@ def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:
 
 
 def total_violation(card: Scorecard, policy: PolicyConfig) -> float:
-    """Sum of the violations; 0 is feasible; infinite if the checkpoint failed."""
-    if card.failure:
+    """Sum of the violations; 0 is feasible; infinite if the checkpoint failed or draws noise."""
+    if card.failure or is_noise(card):
         return inf
     return sum(max(0.0, over) for over in violations(card, policy).values())
 
@@ -138,8 +148,12 @@ def objective(card: Scorecard, policy: PolicyConfig) -> float:
 
 
 def pareto(cards: list[Scorecard]) -> list[Scorecard]:
-    """The Pareto front of worth and pose_memorization, least memorization first."""
+    """The Pareto front of worth and pose_memorization, least memorization first.
+
+    Checkpoints without any worth are left out, unless all are.
+    """
     front: list[Scorecard] = []
+    cards = [card for card in cards if comparison_value(card) > 0] or cards
     for card in sorted(cards, key=lambda c: (_memorization(c), -comparison_value(c), c.epoch)):
         if not front or comparison_value(card) > comparison_value(front[-1]):
             front.append(card)

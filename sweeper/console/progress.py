@@ -47,7 +47,9 @@ class Progress:
         verdict = f"failed: {last.scorecard.failure}" if last.scorecard.failure else ""
         if usable(record.scorecards):
             best = select(record.scorecards, policy)
-            over = f"none within the limits: {describe_exceeded(best.scorecard, policy)}"
+            over = "none within the limits"
+            if exceeded := describe_exceeded(best.scorecard, policy):
+                over += f"; {best.scorecard.label} is nearest: {exceeded}"
             selected = f"best {best.scorecard.epoch}" if best.feasible else over
             verdict = f"{verdict}  {selected}".strip()
         remaining = duration(

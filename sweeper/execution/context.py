@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from torch import Tensor
 
+from evaluate.files_check import check_files
 from evaluate.images.contact_sheet import CELL, DATA_SHEET, data_sheet, save_sheet
 from evaluate.scorer import Scorer
 from evaluate.selection.policy import check_scores
@@ -75,6 +76,7 @@ def load_context(config: SweepConfig) -> StudyContext:
         Outage: the same, if a study has used them before: they are temporarily unavailable.
         ConfigError: the selection uses a score that these images cannot have.
     """
+    check_files(config.probes, config.scores)
     with _outage_if_used_before(config):
         check_location(config.base.path)
         dataset = load_dataset(config.data)

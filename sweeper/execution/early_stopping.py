@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
-from evaluate.selection.diagnosis import MIN_LIKENESS
+from evaluate.selection.diagnosis import has_learned
 from evaluate.selection.explain import describe_exceeded
 from evaluate.selection.objective import comparison_value, deciding_scores, total_violation
 from evaluate.selection.policy import select
@@ -59,7 +59,7 @@ def stop_if_pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
         trial.report(last.epoch, value)
         if trial.should_prune():
             state = describe_exceeded(last, policy) if over else f"a fidelity of {value:.2f}"
-            return f"pruned: behind the other trials: {state}"
+            return f"pruned: behind the other trials at {last.label}: {state}"
         return ""
 
     return rule
@@ -102,7 +102,7 @@ def stop_without_learning(min_share: float, epochs: int) -> Rule:
             likeness is None
             or not min_share
             or last.epoch < min_share * epochs
-            or likeness.high >= MIN_LIKENESS
+            or has_learned(last)
         ):
             return ""
         return f"no learning: subject_fidelity is at most {likeness.high:.2f} at {last.label}"

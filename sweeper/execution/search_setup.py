@@ -60,9 +60,15 @@ class HydraSweep:
         except HydraException as error:
             raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
         config = parse_config(SweepConfig, without_hydra(composed))
+        config.search = self.search  # the trial's own has moved with the settings it is around
         check_sweep(config)
         optimizer_class(config.optimizer)
         return config
+
+    @property
+    def search(self) -> dict[str, str]:
+        """The group `search` of the study, whose interpolations are resolved."""
+        return {str(key): str(value) for key, value in self.config.search.items()}
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,7 @@ def parse_search(hydra: HydraSweep, arguments: list[str]) -> Search:
         ConfigError: settings, values or combinations that cannot work.
     """
     parser = OverridesParser.create(hydra.context.config_loader)
-    search = {str(k): str(v) for k, v in hydra.config.search.items()}  # resolves interpolations
-    space, fixed = parse_space(arguments, search, parser, partial(configured, hydra.config))
+    space, fixed = parse_space(arguments, hydra.search, parser, partial(configured, hydra.config))
     check_sampler(hydra.sampler, space, len(OBJECTIVES[hydra.objective]))
     config = hydra.compose(fixed)
     _check_space(hydra, space, fixed)

@@ -70,7 +70,7 @@ def draw_checkpoints(
         axes.axvspan(policy.max[MEMORY], 2, color="#c92a2a", alpha=0.05)
     memories = [_point(card)[0] for record in records for card in usable(record.scorecards)]
     axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.max.get(MEMORY, 0)) + 0.06)
-    axes.set_xlabel("pose memorization  (0: none, 1: every image repeats one at least in part)")
+    axes.set_xlabel("pose memorization  (0: none, 1: every image comes close to one)")
     axes.set_ylabel("fidelity  (likeness and prompt fidelity; higher is better)")
     if legend:
         axes.set_title("all checkpoints of all trials", loc="left")

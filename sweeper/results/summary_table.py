@@ -11,6 +11,7 @@ from sweeper.console.progress import format_value
 from sweeper.results.checkpoint_files import REPORT_FILE, SELECTED_FILE, find_weights
 from sweeper.results.ranking import RankedTrial, explain, pareto_numbers, short_key, varied_params
 from sweeper.results.snippets import reproduce_commands, root_argument
+from sweeper.tracking.trial_record import STOPPED, TrialRecord
 from train.text.terminal import print_lines
 
 WIDTH = 160  # columns of the table if the output is not a terminal
@@ -44,9 +45,17 @@ def print_table(ranked: list[RankedTrial]) -> None:
             *(format_value(record.params.get(key, "")) for key in params),
             str(len(record.epochs)),
             *cells,
-            f"{record.state}{f': {record.reason}' if record.reason else ''}",
+            _ending(record),
         )
     table_console(WIDTH).print(table)
+
+
+def _ending(record: TrialRecord) -> str:
+    """How a trial ended, in short: a failure with its reason, else only the names of the rules."""
+    if record.state == STOPPED:
+        rules = [part.partition(":")[0].strip() for part in record.reason.split("; ")]
+        return f"{record.state}: {', '.join(rules)}"
+    return f"{record.state}{f': {record.reason}' if record.reason else ''}"
 
 
 def print_selection(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> None:

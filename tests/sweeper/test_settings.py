@@ -19,6 +19,7 @@ from PIL import Image
 from evaluate.config import RULES, PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig, check_sweep
+from sweeper.execution import context
 from sweeper.execution.early_stopping import (
     stop_on_memorization,
     stop_on_plateau,
@@ -34,6 +35,7 @@ from tests.sweeper.conftest import finish
 from train.cli.compose import settings
 from train.cli.preflight import preflight
 from train.config.schema import CONF
+from train.errors import ConfigError
 from train.loop.trainer import Checkpoint
 
 SAMPLERS = sorted(file.stem for file in (CONF / "hydra/sweeper/sampler").iterdir())
@@ -58,6 +60,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         ),
         (["scheduler.warmup_epochs=-1"], "scheduler.warmup_epochs: -1.0 must be from 0 to"),
         (["scheduler=cosine_with_restart"], "did you mean cosine_with_restarts"),
+        (["scores.pose_detector="], "scores.pose_detector: is empty; known: puppets"),
         (
             ["training.on_oom=degrad"],
             "training.on_oom: 'degrad' is not one of fail, degrade; did you mean",
@@ -90,6 +93,24 @@ def test_wrong_settings_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as end:
         preflight("sweep", arguments, SweepConfig, check_sweep)
     assert message in str(end.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("probes.attributes=puppets_objekt", "there is no puppets_objekt.yaml; did you mean"),
+        ("probes.file=none.yaml", "probes.file: there is no file none.yaml"),
+        ("scores.pose_detector=mediapipe", "scores.pose_model: mediapipe needs"),
+        ("scores.pose_model=a.task", "scores.pose_model: only mediapipe reads a.task"),
+    ],
+)
+def test_files_of_the_scoring_are_refused_before_anything_is_loaded(
+    argument: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("load_dataset", "load_base"):
+        monkeypatch.setattr(context, name, lambda config: pytest.fail("too late"))
+    with pytest.raises(ConfigError, match=message):
+        context.load_context(settings("sweep", SweepConfig, [argument]))
 
 
 def test_a_search_may_contain_conditional_settings() -> None:

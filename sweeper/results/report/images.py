@@ -23,7 +23,7 @@ from sweeper.tracking.trial_record import TrialRecord
 MAX_TRAINING, MAX_COMPARED, MAX_TILES, JPEG_QUALITY = 12, 8, 48, 82
 COUNT = re.compile(r"([0-9]{1,9}) training\b")  # in the tag with the image counts
 TITLES = {FRESH: "New prompts", CAPTION: "Training captions", CLASS: "The class alone, without "
-          "the trigger word", COPY: "Training images that it copied"}  # fmt: skip
+          "the trigger word", COPY: "Copies, each with its training image beside it"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,21 @@ def all_strips(record: TrialRecord, card: Scorecard, max_tiles: int = MAX_TILES)
         of_role = [name for name in places if name.startswith(f"{role} ")]
         share = max_tiles * len(of_role) // len(places) if len(places) > max_tiles else len(of_role)
         chosen[title] = _spread(of_role, share)
+        if role == COPY:
+            chosen[title] = _with_copies(chosen[title], [*places])
     cells = probe_cells(sheet, [name for names in chosen.values() for name in names])
     strips = [
         Strip(title, [_tile(cells[name]) for name in names if name in cells])
         for title, names in chosen.items()
     ]
     return [strip for strip in strips if strip.tiles]
+
+
+def _with_copies(names: list[str], all_names: list[str]) -> list[str]:
+    """The names of training images, each after that of the probe that copied it."""
+    probes = {name.partition(" ")[2]: name for name in all_names if not name.startswith(COPY)}
+    pairs = [(probes.get(name.partition(" ")[2]), name) for name in names]
+    return [each for pair in pairs for each in pair if each]
 
 
 def data_uri(image: Image.Image) -> str:
@@ -154,7 +163,7 @@ def _encoded(image: Image.Image, kind: str) -> tuple[str, bytes]:
 
 
 def _tile(cell: Cell, label: str = "", selected: bool = False) -> Tile:
-    caption = cell.label or "The training image next to a copy of it"
+    caption = cell.label or "The training image beside its copy"
     return Tile(data_uri(cell.image), caption, label, cell.flagged, selected)
 
 

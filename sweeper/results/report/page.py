@@ -15,9 +15,9 @@ from markupsafe import Markup
 from evaluate.config import PolicyConfig, check_policy
 from evaluate.images.curves import CURVES
 from evaluate.scorecard import Scorecard, usable
-from evaluate.selection.diagnosis import diagnose, is_noise
+from evaluate.selection.diagnosis import diagnose
 from evaluate.selection.explain import describe_fault, exceeded_by_estimate, format_percent
-from evaluate.selection.objective import MEMORY, total_violation
+from evaluate.selection.objective import MEMORY, is_noise, total_violation
 from sweeper.results import snippets
 from sweeper.results.checkpoint_files import PROBES_FILE, REPORT_FILE, RESULT_FILE
 from sweeper.results.missing_trials import describe_missing

@@ -134,7 +134,7 @@ def _parallel_chart(study: optuna.Study) -> Markup:
         assert figure
         figure.set_size_inches(7.2, 4.2)
         axes.set_title("")
-        names = [short_key(label.get_text()) for label in axes.get_xticklabels()]
+        names = [_axis_name(label.get_text(), varied) for label in axes.get_xticklabels()]
         axes.set_xticks(axes.get_xticks(), names, rotation=0, ha="center", fontsize=10)
         for colorbar in [each for each in figure.axes if each.get_label() == "<colorbar>"]:
             colorbar.remove()  # the first axis shows the same scale
@@ -151,6 +151,12 @@ def _parallel_chart(study: optuna.Study) -> Markup:
         chart = svg(figure, label)
         pyplot.close(figure)
     return chart
+
+
+def _axis_name(label: str, keys: list[str]) -> str:
+    """The setting of an axis, whose label Optuna cuts off after some letters."""
+    start = label.removesuffix("...")
+    return short_key(next((key for key in keys if key.startswith(start)), label))
 
 
 def _has_values(trial: optuna.trial.FrozenTrial) -> bool:

@@ -76,3 +76,7 @@ def test_unavailable_pose_sources_say_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"pose_model: mediapipe needs .*\.task file"):
         pose_source(ScoresConfig(pose_detector="mediapipe"), encoder)
     assert pose_source(ScoresConfig(pose_detector="layout"), encoder).head is None
+    with pytest.raises(
+        ConfigError, match=r"pose_model: only mediapipe reads a.task, and .* layout"
+    ):
+        pose_source(ScoresConfig(pose_detector="layout", pose_model="a.task"), encoder)

@@ -126,6 +126,7 @@ def test_style_is_told_from_what_its_images_show(tmp_path: Path) -> None:
     drawings = Scorer(base, load_dataset(data), data, probes, scores, tmp_path)
     reason = drawings.metrics.undefined["outfit_leak"]
     assert reason == "the training images show no outfits in particular"
+    assert "outfit_leak" not in drawings.names
     random, ideal_images = Random(4), []
     for probe in drawings.probe_set.probes:
         looks = ordinary_looks(random)
@@ -135,6 +136,7 @@ def test_style_is_told_from_what_its_images_show(tmp_path: Path) -> None:
         ideal_images.append(Drawing(sample_puppet(random, looks, arms, legs, place), STYLE, ""))
     ideal = score(drawings, images_of(ideal_images).float() / 255).scores
     copied = score(drawings, drawings.training_images.repeat(2, 1, 1, 1)[: probes.count]).scores
+    assert "outfit_leak" not in ideal
     for name in ("pose_memorization", "background_leak", "copying"):
         assert ideal[name].value < 0.2, name
         assert copied[name].low > ideal[name].high, name

@@ -40,7 +40,7 @@ def test_diagnosis_of_no_learning_and_underfitting() -> None:
     assert names([card(1, 0.01, 0.0), card(2, 0.04, 0.0)]) == ["no learning"]
     result = diagnose([card(1, 0.2, 0.0), card(2, 0.3, 0.0)], POLICY)
     assert [f.name for f in result] == ["underfitting"]
-    assert "rank 32 and more" in result[0].remedy
+    assert "a higher rank" in result[0].remedy
     rising = [card(e, 0.4 + 0.1 * e, 0.0, chance=0.02) for e in (1, 2, 3)]
     assert "still getting better at epoch 3" in str(diagnose(rising, POLICY)[0])
 
@@ -64,6 +64,13 @@ def test_noise_is_named_as_such_and_not_as_too_little_learning_or_overfitting() 
     assert [f.name for f in after_overfitting] == ["broken images", "overfitting"]
     assert "80% of them at epoch 1" in after_overfitting[1].words
     assert "keep an earlier epoch" in after_overfitting[0].remedy
+
+
+def test_overfitted_run_that_learned_little_is_not_told_to_train_harder() -> None:
+    findings = diagnose([card(1, 0.2, 0.8), card(2, 0.3, 0.9)], POLICY)
+    assert [f.name for f in findings] == ["overfitting", "underfitting"]
+    assert "images that differ" in findings[1].remedy
+    assert not any("higher" in f.remedy for f in findings)
 
 
 def test_plateau_of_the_validation_loss() -> None:

@@ -12,7 +12,7 @@ from evaluate.config import PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.explain import describe_exceeded
 from evaluate.selection.objective import fidelity, paired_difference, violations
-from evaluate.selection.policy import check_scores, select
+from evaluate.selection.policy import check_scores, rank_of, select
 from train.errors import ConfigError
 
 POLICY = PolicyConfig(max={"pose_memorization": 0.3})
@@ -39,7 +39,7 @@ def test_best_checkpoint_within_the_limits_wins() -> None:
     cards = [card(1, 0.2, 0.0), card(2, 0.6, 0.1), card(3, 0.9, 0.8)]
     selection = select(cards, POLICY)
     assert (selection.scorecard.epoch, selection.feasible) == (2, True)
-    assert "80% of the images repeat at least part of a training pose" in selection.later
+    assert "80% of the images come close to a training pose" in selection.later
 
 
 def test_upper_bound_is_compared_with_the_limit() -> None:
@@ -90,7 +90,19 @@ def test_warning_if_no_checkpoint_is_feasible() -> None:
     selection = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
     assert (selection.scorecard.epoch, selection.feasible) == (1, False)
     assert "WARNING" in selection.reasons[0]
-    assert "90% of the images repeat at least part of a training pose" in selection.later
+    assert "90% of the images come close to a training pose" in selection.later
+
+
+def test_noise_is_never_kept_and_never_on_the_front() -> None:
+    """Noise has no body and so no pose that could be repeated."""
+    noise = card(2, -0.3, 0.0, width=0.36)
+    noise.scores["prompt_fidelity"] = Estimate(0.1, 0.0, 0.2)
+    over = card(1, 0.5, 0.9)
+    selection = select([over, noise], POLICY)
+    assert (selection.scorecard.epoch, selection.feasible) == (1, False)
+    assert [c.epoch for c in selection.front] == [1]
+    assert rank_of(noise, POLICY) < rank_of(over, POLICY)
+    assert select([noise], POLICY).scorecard.epoch == 2
 
 
 def test_wide_interval_alone_is_not_reported_as_a_fault() -> None:

@@ -38,7 +38,7 @@ def test_epochs_before_the_best_that_are_over_a_limit_are_named() -> None:
     assert "Before it, over a limit: epoch 1 (pose_memorization may be 0.330 (limit 0.3))." in (
         sentences
     )
-    assert "at epoch 3 90% of the images repeat at least part of a training pose" in sentences[1]
+    assert "at epoch 3 90% of the images come close to a training pose" in sentences[1]
     assert not any("Before" in text for text in explain(ranked([card(1, 0.7, 0.1), early])))
 
 

@@ -82,7 +82,7 @@ def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
     assert (swept.study / REPORT_FILE).stat().st_size < MAX_BYTES
     for sentence in result["reasons"]:
         assert sentence in text
-    for text_part in ("What it was trained on", "Pareto front", "How the best trials overfit",
+    for text_part in ("What it was trained on", "Pareto front", "The best trials, epoch by epoch",
                  "Diagnosis", "models/loras/small.safetensors", "load_lora_weights",
                  *example_prompts(swept.study / PROBES_FILE),
                  f"python -m sweeper.reproduce run_id={result['run_id']}",
@@ -217,6 +217,7 @@ def two_objectives(study: Path, records: list[TrialRecord]) -> PolicyConfig:
         trial = optuna.ask()
         trial.suggest_float("optimizer.lr", 1e-3, 1e-2, log=True)
         trial.suggest_categorical("scheduler", ["constant"])
+        trial.suggest_categorical("training.caption_dropout", [0, 0.1])  # a long name
         optuna.tell(trial, (trial.suggest_int("network.rank", rank, rank) / 32, 0.1))
     return PolicyConfig()
 
@@ -266,7 +267,10 @@ def test_report_of_unusual_studies_on_a_phone(
         assert "What overfitting looks like" not in text
     if change is two_objectives:  # a setting with one value cannot have mattered
         names = phone.find_elements(By.CSS_SELECTOR, "dl.importance dt")
-        assert [name.text for name in names] == ["lr"]
+        assert sorted(name.text for name in names) == ["caption_dropout", "lr"]
+        axes = phone.find_elements(By.CSS_SELECTOR, ".chart.wide svg text")
+        labels = [axis.get_attribute("textContent") for axis in axes]
+        assert {"fidelity", "lr", "rank", "caption_dropout"} <= {*labels}
     phone.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
     inner, page = phone.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
     assert (inner, page) == (390, 390)
