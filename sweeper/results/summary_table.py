@@ -11,10 +11,12 @@ from sweeper.console.progress import format_value
 from sweeper.results.checkpoint_files import REPORT_FILE, SELECTED_FILE, find_weights
 from sweeper.results.ranking import RankedTrial, explain, pareto_numbers, short_key, varied_params
 from sweeper.results.snippets import reproduce_commands, root_argument
-from sweeper.tracking.trial_record import STOPPED, TrialRecord
+from sweeper.tracking.trial_record import TrialRecord
 from train.text.terminal import print_lines
 
 WIDTH = 160  # columns of the table if the output is not a terminal
+# the rules of early stopping, whose reasons are in the lines above the table and in the report
+RULES = {"memorized", "overfitted", "plateaued", "no learning", "pruned"}
 
 
 def print_table(ranked: list[RankedTrial]) -> None:
@@ -51,11 +53,10 @@ def print_table(ranked: list[RankedTrial]) -> None:
 
 
 def _ending(record: TrialRecord) -> str:
-    """How a trial ended, in short: a failure with its reason, else only the names of the rules."""
-    if record.state == STOPPED:
-        rules = [part.partition(":")[0].strip() for part in record.reason.split("; ")]
-        return f"{record.state}: {', '.join(rules)}"
-    return f"{record.state}{f': {record.reason}' if record.reason else ''}"
+    """How a trial ended: with its reason, but of the rules that stopped it only the names."""
+    parts = [part.partition(":")[0] for part in record.reason.split("; ")]
+    reason = ", ".join(parts) if set(parts) <= RULES else record.reason
+    return f"{record.state}{f': {reason}' if reason else ''}"
 
 
 def print_selection(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> None:

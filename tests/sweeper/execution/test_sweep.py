@@ -33,7 +33,8 @@ def test_files_of_a_finished_study(swept: Swept) -> None:
     assert [trial["params"] for trial in result["trials"]] == [r.params for r in records]
     assert {record.params["network.rank"] for record in records} == {2, 4}
     assert [trial["epochs"] for trial in result["trials"]] == [2, 2]
-    assert len(result["reasons"]) == 2
+    assert len(result["reasons"]) == 3
+    assert "learned hardly anything" in result["reasons"][-1], "as three steps teach nothing"
     assert {"prompt_fidelity", "subject_fidelity", "pose_memorization"} <= set(result["scores"])
     best = records[result["trial"]]
     selected = next(e for e in best.epochs if e.scorecard.epoch == result["epoch"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sweeper.tracking.trial_record import load_records
 from tests.sweeper.conftest import SMALL, finish, run_module
 
 TOO_LARGE_LR = "optimizer.lr=3e-3,1e6"
@@ -25,6 +26,8 @@ def test_a_study_continues_after_an_unusable_checkpoint(fresh: Path) -> None:
     assert (good["params"]["optimizer.lr"], bad["params"]["optimizer.lr"]) == (3e-3, 1e6)
     assert (result["trial"], bad["best_epoch"]) == (good["number"], None)
     assert bad["diagnosis"][0].startswith("diverged")
+    spaces = {record.settings["search"]["optimizer.lr"] for record in load_records(study)}
+    assert len(spaces) == 1, "a trial's own learning rate does not move the recorded space"
     assert "not finite numbers" in (study / "report.html").read_text()
     for module in ("sweeper.report", "sweeper.select"):
         code, output = run_module(module, "study=loud", f"root={fresh}")
