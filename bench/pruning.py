@@ -1,6 +1,6 @@
 """The default search with and without early stopping: compute, and quality of the selection.
 
-`python -m bench.pruning [repetitions] [folder]` (25 minutes on 2 cores). Both arms use the same
+`python -m bench.pruning [repetitions] [folder]` (45 minutes on 2 cores). Both arms use the same
 seeds. The judge, which no score uses, reads images that diffusers' own pipeline generates from the
 two selected checkpoints.
 """
