@@ -1,6 +1,6 @@
 """What packs save: training and image throughput by pack size, and the whole default sweep.
 
-`python -m bench.packs` (35 minutes on 2 cores) writes results/packs.json, .md and .png. It measures
+`python -m bench.packs` (20 minutes on 2 cores) writes results/packs.json, .md and .png. It measures
 in one run: a pack of K trials, a single trial, and the same LoRA trained with peft, as diffusers
 does it; then the default sweep in packs, the same sweep one trial at a time, and its trials as
 separate processes one after the other, as a shell script would run them.
