@@ -75,8 +75,6 @@ def analyze_search(study: Path, storage: str | None) -> SearchInsights:
         )
         return insights
     values = {trial.values[0] for trial in complete}
-    varied = varied_keys([trial.params for trial in complete])
-    common = [key for key in intersection_search_space(complete) if key in varied]
     if complete and not any(trial.distributions for trial in complete):
         insights.sentence = "These are single trials, not a search, so there is nothing to compare."
     elif len(complete) < MIN_TRIALS:
@@ -90,6 +88,8 @@ def analyze_search(study: Path, storage: str | None) -> SearchInsights:
         insights.sentence = "All trials have the same fidelity, so no setting made a difference."
     else:
         try:
+            varied = varied_keys([trial.params for trial in complete])
+            common = [key for key in intersection_search_space(complete) if key in varied]
             # Optuna's default evaluator would consider only the best of a dozen trials
             importance = get_param_importances(
                 optuna_study,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evaluate.config import ScoresConfig
 from evaluate.features.clip import ClipEncoder
+from evaluate.features.pose import LayoutPoses
 from evaluate.features.pose_detectors import (
     BLAZE_JOINTS,
     COCO_JOINTS,
@@ -75,7 +76,7 @@ def test_unavailable_pose_sources_say_what_to_do() -> None:
     encoder = ClipEncoder("puppets", CPU)
     with pytest.raises(ConfigError, match=r"pose_model: mediapipe needs .*\.task file"):
         pose_source(ScoresConfig(pose_detector="mediapipe"), encoder)
-    assert pose_source(ScoresConfig(pose_detector="layout"), encoder).head is None
+    assert isinstance(pose_source(ScoresConfig(pose_detector="layout"), encoder), LayoutPoses)
     with pytest.raises(
         ConfigError, match=r"pose_model: only mediapipe reads a.task, and .* layout"
     ):

@@ -56,6 +56,15 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     )
 
 
+def layout_scorer(name: str, trigger: str, cache: Path) -> Scorer:
+    """The scorer of embedded images whose layouts are compared."""
+    data = DataConfig(path=name, trigger=trigger, resolution=SIZE)
+    probes = ProbesConfig(attributes=name, count=PROBES.count, steps=6, guidance=3.0)
+    scores = ScoresConfig(pose_detector="layout", baseline=2)
+    base = load_base(BaseConfig(device="cpu"))
+    return Scorer(base, load_dataset(data), data, probes, scores, cache)
+
+
 def score(scorer: Scorer, images: Tensor) -> Scorecard:
     """The scorecard of images that no LoRA has generated."""
     none = torch.zeros(0)
@@ -99,11 +108,7 @@ def test_scores_distinguish_ideal_copying_and_untrained(scorer: Scorer) -> None:
 
 
 def test_toy_is_compared_by_its_layout_and_has_no_outfit(tmp_path: Path) -> None:
-    data = DataConfig(path="puppets_object", trigger="sks lamp", resolution=SIZE)
-    probes = ProbesConfig(attributes="puppets_object", count=32, steps=6, guidance=3.0)
-    scores = ScoresConfig(pose_detector="layout", baseline=2)
-    base = load_base(BaseConfig(device="cpu"))
-    toys = Scorer(base, load_dataset(data), data, probes, scores, tmp_path)
+    toys = layout_scorer("puppets_object", "sks lamp", tmp_path)
     assert toys.metrics.undefined["outfit_leak"] == "the probes ask for no outfits"
     random, drawings = Random(3), []
     for probe in toys.probe_set.probes:
@@ -111,7 +116,7 @@ def test_toy_is_compared_by_its_layout_and_has_no_outfit(tmp_path: Path) -> None
         tilt, side, background = (probe.asked.get(part) for part in ("tilt", "side", "background"))
         drawings.append(Drawing(sample_toy(random, looks, tilt, side, background)))
     ideal = score(toys, images_of(drawings).float() / 255).scores
-    copied = score(toys, toys.training_images.repeat(3, 1, 1, 1)[: probes.count]).scores
+    copied = score(toys, toys.training_images.repeat(3, 1, 1, 1)[: PROBES.count]).scores
     for name in ("pose_memorization", "background_leak", "copying"):
         assert copied[name].low > ideal[name].high, name
     assert ideal["subject_fidelity"].value > 0.6
@@ -119,11 +124,7 @@ def test_toy_is_compared_by_its_layout_and_has_no_outfit(tmp_path: Path) -> None
 
 
 def test_style_is_told_from_what_its_images_show(tmp_path: Path) -> None:
-    data = DataConfig(path="puppets_style", trigger="sks drawing", resolution=SIZE)
-    probes = ProbesConfig(attributes="puppets_style", count=32, steps=6, guidance=3.0)
-    scores = ScoresConfig(pose_detector="layout", baseline=2)
-    base = load_base(BaseConfig(device="cpu"))
-    drawings = Scorer(base, load_dataset(data), data, probes, scores, tmp_path)
+    drawings = layout_scorer("puppets_style", "sks drawing", tmp_path)
     reason = drawings.metrics.undefined["outfit_leak"]
     assert reason == "the training images show no outfits in particular"
     assert "outfit_leak" not in drawings.names
@@ -135,7 +136,7 @@ def test_style_is_told_from_what_its_images_show(tmp_path: Path) -> None:
         arms, legs, place = (probe.asked.get(part) for part in ("arms", "legs", "background"))
         ideal_images.append(Drawing(sample_puppet(random, looks, arms, legs, place), STYLE, ""))
     ideal = score(drawings, images_of(ideal_images).float() / 255).scores
-    copied = score(drawings, drawings.training_images.repeat(2, 1, 1, 1)[: probes.count]).scores
+    copied = score(drawings, drawings.training_images.repeat(2, 1, 1, 1)[: PROBES.count]).scores
     assert "outfit_leak" not in ideal
     for name in ("pose_memorization", "background_leak", "copying"):
         assert ideal[name].value < 0.2, name
