@@ -34,6 +34,7 @@ FINITE = Range(-1e6, 1e6)  # a limit or a weight
 SCORE_METADATA = {RANGE: FINITE, NAMES: SCORES}
 # one probe in eight is a training caption, and one in eight is the class alone
 PROBES_PER_OTHER_ROLE = 8
+MIN_PER_ROUND = 2  # probes of a round of the final
 LAYOUT = "layout"
 POSE_DETECTORS = ("puppets", "keypointrcnn", "mediapipe", LAYOUT)
 RULES = (
@@ -85,6 +86,18 @@ class PolicyConfig:
 
 
 @dataclass
+class FinalConfig:
+    """How the best checkpoints are compared at the end, on fresh probes."""
+
+    contenders: int = ranged(8, 0, 100)
+    probes: int = ranged(96, 2, 4096)
+    rounds: int = ranged(4, 1, 100)
+    tolerance: float = ranged(0.01, 0, 1)
+    error_rate: float = ranged(0.1, 0.001, 0.5)
+    confidence: float = ranged(0.95, 0.5, 0.9999)
+
+
+@dataclass
 class EvaluateConfig:
     """conf/evaluate.yaml: what is scored, and how."""
 
@@ -94,6 +107,7 @@ class EvaluateConfig:
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     selection: PolicyConfig = field(default_factory=PolicyConfig)
+    final: FinalConfig = field(default_factory=FinalConfig)
     output: str = path_field("outputs/scores")
     root: str = path_field("mlruns")
 
@@ -108,6 +122,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
     check_data(config.data)
     check_base(config.base)
     check_scoring(config.probes, config.scores, config.selection)
+    check_final(config.final, config.scores, config.selection)
 
 
 def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConfig) -> None:
@@ -118,13 +133,34 @@ def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConf
     """
     _check_one_of("scores.pose_detector", scores.pose_detector, POSE_DETECTORS)
     check_policy(policy)
-    fresh = probes.count - 2 * (probes.count // PROBES_PER_OTHER_ROLE)
+    _check_limits("probes.count", probes.count, scores, policy)
+
+
+def _check_limits(key: str, count: int, scores: ScoresConfig, policy: PolicyConfig) -> None:
+    """Rejects limits that no checkpoint can be within for certain with so few probes."""
+    fresh = count - 2 * (count // PROBES_PER_OTHER_ROLE)
     for name, limit in policy.max.items():
         if name in SHARE_SCORES and wilson(0.0, fresh, scores.confidence)[1] > limit:
             raise ConfigError(
-                f"probes.count: with {fresh} fresh ones of {probes.count} probes no checkpoint can "
+                f"{key}: with {fresh} fresh ones of {count} probes no checkpoint can "
                 f"be within selection.max.{name}={limit:g}; take more probes or a higher limit"
             )
+
+
+def check_final(final: FinalConfig, scores: ScoresConfig, policy: PolicyConfig) -> None:
+    """Rejects an impossible final, naming the key.
+
+    Raises:
+        ConfigError: a round would have no fresh probe, or too few probes for a limit.
+    """
+    if not final.contenders:
+        return
+    if final.probes < MIN_PER_ROUND * final.rounds:
+        raise ConfigError(
+            f"final.rounds: {final.probes} probes are too few for {final.rounds} rounds of "
+            f"{MIN_PER_ROUND} or more; take fewer rounds or more of final.probes"
+        )
+    _check_limits("final.probes", final.probes, scores, policy)
 
 
 def check_policy(policy: PolicyConfig) -> None:

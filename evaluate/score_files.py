@@ -19,6 +19,7 @@ from evaluate.checkpoints.save_order import order_files
 from evaluate.config import EvaluateConfig
 from evaluate.console.tables import PlainTable, literal_text, table_console
 from evaluate.files_check import check_files
+from evaluate.final import decide
 from evaluate.images.contact_sheet import save_sheet
 from evaluate.images.curves import draw_curves
 from evaluate.images.figures import save_png
@@ -26,12 +27,15 @@ from evaluate.library import load_scorer
 from evaluate.score_cache import ScoreCache, key_of
 from evaluate.scorecard import Estimate, Scorecard, usable
 from evaluate.scorer import Scorer
+from evaluate.selection.contenders import contender_groups
 from evaluate.selection.diagnosis import Finding, describe, diagnose
 from evaluate.selection.objective import fidelity
 from evaluate.selection.policy import Selection, check_scores, select
+from evaluate.selection.verdict import Finalist, Verdict
 from evaluate.tracking.environment import environment
 from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun, score_metrics
 from evaluate.tracking.tracking_uri import check_tracking
+from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL, mlflow_tags
 from train.config.flattening import flatten
 from train.data.dataset import load_dataset
 from train.data.images.buckets import framing_of
@@ -78,13 +82,33 @@ def main(config: EvaluateConfig) -> None:
     cards = score(files, unit, scorer, ScoreCache(output, fingerprints), output)
     if not usable(cards):
         raise CheckpointError(f"none of the files can be used: {cards[0].failure}")
-    selection, findings = select(cards, config.selection), diagnose(cards, config.selection)
+    verdict = hold_final(cards, scorer, config, output)
+    selection = select(cards, config.selection, verdict)
+    findings = diagnose(cards, config.selection)
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     title = str(config.checkpoints)
     draw_curves(figure.subplots(), cards, selection.scorecard, config.selection, title)
     save_png(figure, output / "curves.png")
     _log(config, cards, selection, findings, fingerprints, base.device)
     _print_results(cards, selection, findings)
+
+
+def hold_final(
+    cards: list[Scorecard], scorer: Scorer, config: EvaluateConfig, output: Path
+) -> Verdict | None:
+    """The verdict of a final between the files that may be the best; None without a final.
+
+    An unchanged final is not repeated.
+    """
+    if not config.final.contenders or config.selection.rule not in WITH_FINAL:
+        return None
+    groups = contender_groups(cards, config.selection, config.final.contenders)
+    finalists = [
+        Finalist(card, (card.epoch,), group=number)
+        for number, group in enumerate(groups)
+        for card in group
+    ]
+    return decide(finalists, scorer, config.final, config.selection, output / VERDICT_FILE)
 
 
 def score(
@@ -143,8 +167,10 @@ def _log(
             "kept": str(selection.scorecard.checkpoint),
             "reasons": " ".join(selection.reasons),
             "diagnosis": describe(findings),
+            **(mlflow_tags(selection.verdict, config.selection) if selection.verdict else {}),
         })  # fmt: skip
-        for file in ("probes.yaml", "scorecards.json", "curves.png"):
+        names = ("probes.yaml", "scorecards.json", "curves.png", VERDICT_FILE)
+        for file in (name for name in names if (output / name).is_file()):
             store.client.log_artifact(run.id, str(output / file))
         store.client.log_artifact(run.id, str(selection.scorecard.checkpoint), "checkpoint")
         store.client.set_terminated(run.id, "FINISHED")

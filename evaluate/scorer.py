@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,7 @@ from train.models.base_model import BaseModel
 
 log = logging.getLogger(__name__)
 GENERATING_STAGE = "the base model generates"  # the stage that a countdown names
+FRESH_SEEDS = 300  # between the seeds of the probes and those of `Scorer.fresh`
 MIN_DETECTED = 0.5  # share of the images in which the pose source must detect a pose
 
 
@@ -73,6 +76,7 @@ class Scorer:
     ) -> None:
         start = time.monotonic()
         self.base, self.resolution, self.cache = base, data.resolution, cache
+        self.dataset = dataset
         self.settings, self.scores = probes, scores
         self.notes: list[str] = []
         self.baseline_images = BaselineImages(base, data.resolution, probes, cache)
@@ -85,8 +89,7 @@ class Scorer:
             self.probe_set, training = self._prepare(dataset)
             self.fingerprint = self._fingerprint()
             baseline = Baseline(training, self._rounds(), self.probe_set, self.extractor)
-            options = {"resamples": scores.resamples, "confidence": scores.confidence}
-            self.metrics = ScoreCollection(baseline, options)
+            self.metrics = self._collection(baseline)
         for reason in dict.fromkeys(self.metrics.undefined.values()):
             names = [name for name, why in self.metrics.undefined.items() if why == reason]
             self._note(f"no {', '.join(names)}: {reason}")
@@ -125,20 +128,70 @@ class Scorer:
         cards = broken | dict(zip(finite, scored, strict=True))
         return [cards[path] for path in checkpoints]
 
-    def _score(self, checkpoints: dict[Path, int], adapters: list[Adapter]) -> list[Scorecard]:
-        """The scorecards of LoRAs whose weights are finite."""
-        probes = self.probe_set.probes
-        images = generate(
+    def fresh(self, count: int, rounds: int, baseline: int = 1) -> Scorer:
+        """The same scorer with other probes, which no checkpoint has seen so far.
+
+        Args:
+            count: number of probes.
+            rounds: the probes come in an order in which each of as many parts has all roles.
+            baseline: number of the base's images of each probe.
+        """
+        seed = self.settings.seed + FRESH_SEEDS
+        other = copy(self)
+        other.settings = replace(self.settings, count=count, seed=seed)
+        other.scores = replace(self.scores, baseline=baseline)
+        if self.settings.file:
+            probe_set = self.probe_set.repeated(count, seed)
+        else:
+            probe_set = other._make_probe_set(self.metrics.baseline.training)
+        other.probe_set = probe_set.dealt(rounds)
+        with self.extractor.on_device():
+            rows = other._rounds()
+            fresh = replace(self.metrics.baseline, rounds=rows, probe_set=other.probe_set)
+            other.metrics = other._collection(fresh)
+        return other
+
+    def with_baseline(self, baseline: Baseline) -> Scorer:
+        """The same scorer with another baseline of the same probes."""
+        other = copy(self)
+        with self.extractor.on_device():
+            other.metrics = self._collection(baseline)
+        return other
+
+    def chosen(self, rows: Sequence[int]) -> Scorer:
+        """The same scorer with some of its probes, in the order of these indices."""
+        other = copy(self)
+        other.probe_set = self.probe_set.chosen(rows)
+        with self.extractor.on_device():
+            other.metrics = self._collection(self.metrics.baseline.chosen(rows))
+        return other
+
+    def generate(self, checkpoint: Path, part: slice) -> Tensor:
+        """A checkpoint's images of some of the probes, (N, 3, H, W); perhaps not finite.
+
+        Raises:
+            CheckpointError: the file cannot be read or is for another base.
+        """
+        adapter = load_checkpoint(checkpoint, self.base.adapters)
+        return self._generate([adapter], part)[0]
+
+    def _generate(self, adapters: list[Adapter], part: slice) -> Tensor:
+        probes = self.probe_set.probes[part]
+        return generate(
             self.base, adapters, [p.prompt for p in probes], [p.seed for p in probes],
             self.resolution, self.settings.steps, self.settings.guidance,
         )  # fmt: skip
+
+    def _score(self, checkpoints: dict[Path, int], adapters: list[Adapter]) -> list[Scorecard]:
+        """The scorecards of LoRAs whose weights are finite."""
+        images = self._generate(adapters, slice(None))
         losses = zip(self.held_out_losses(adapters), self.training_losses(adapters), strict=True)
         finite = images.isfinite().flatten(1).all(1)
         with self.extractor.on_device():
             features = None
             if finite.any():
                 features = self.extractor.extract(images[finite].flatten(0, 1))
-            rows = iter(_slices(len(checkpoints), len(probes)))
+            rows = iter(_slices(len(checkpoints), len(self.probe_set.probes)))
             return [
                 self.scorecard(path, epoch, each, features[next(rows)], pair)
                 if features is not None and is_finite
@@ -242,14 +295,22 @@ class Scorer:
                 self.extractor = FeatureExtractor(encoder, LayoutPoses(encoder))
                 training, base = self._extract([self.training_images, images])
                 break
+        similarity = self.extractor.source.similarity(training.detected_poses, base.poses)
+        self.poses = training_poses(values, references, similarity)
         if self.settings.file:
             return load_probe_set(self.settings.file), training
-        similarity = self.extractor.source.similarity(training.detected_poses, base.poses)
-        probe_set = make_probe_set(
-            self.settings, values, dataset, self.extractor.encoder, training.features,
-            training_poses(values, references, similarity),
+        return self._make_probe_set(training), training
+
+    def _make_probe_set(self, training: ImageFeatures) -> ProbeSet:
+        """The probes of the settings for these training images."""
+        return make_probe_set(
+            self.settings, load_attributes(self.settings.attributes), self.dataset,
+            self.extractor.encoder, training.features, self.poses,
         )  # fmt: skip
-        return probe_set, training
+
+    def _collection(self, baseline: Baseline) -> ScoreCollection:
+        options = {"resamples": self.scores.resamples, "confidence": self.scores.confidence}
+        return ScoreCollection(baseline, options)
 
     def _rounds(self) -> list[ImageFeatures]:
         """Features of the base's images of the probes, for each round."""

@@ -10,9 +10,11 @@ from typing import Any, Literal, cast
 from omegaconf import DictConfig, OmegaConf
 
 from evaluate.config import (
+    FinalConfig,
     PolicyConfig,
     ProbesConfig,
     ScoresConfig,
+    check_final,
     check_policy,
     check_scoring,
 )
@@ -96,6 +98,7 @@ class SweepConfig(TrialConfig):
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     selection: PolicyConfig = field(default_factory=PolicyConfig)
+    final: FinalConfig = field(default_factory=FinalConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     search: dict[str, str] = field(default_factory=dict, metadata=OF_SETTINGS)
@@ -141,6 +144,7 @@ def check_sweep(config: SweepConfig) -> None:
     check_trial(config)
     check_trigger(config.data)
     check_scoring(config.probes, config.scores, config.selection)
+    check_final(config.final, config.scores, config.selection)
     if config.training.save_last is not None:
         raise ConfigError(
             "training.save_last: a sweep scores every checkpoint before it selects one, and "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -44,6 +44,12 @@ class ImageFeatures:
     def __getitem__(self, rows: list[int] | slice) -> ImageFeatures:
         """The features of some of the images."""
         return ImageFeatures(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """The features of all images of the parts, in order."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     @property
     def detected_poses(self) -> Tensor:
@@ -96,12 +102,7 @@ class FeatureExtractor:
             parts.append(self._extract_batch(batch))
             if countdown is not None:
                 countdown.step(len(batch))
-        return ImageFeatures(
-            *(
-                torch.cat([getattr(part, field.name) for part in parts])
-                for field in fields(ImageFeatures)
-            )
-        )
+        return ImageFeatures.joined(parts)
 
     def _extract_batch(self, images: Tensor) -> ImageFeatures:
         features, poses = self.encoder.image_features(images), self.source.read(images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,11 @@ class Baseline:
     rounds: list[ImageFeatures]
     probe_set: ProbeSet
     extractor: FeatureExtractor
+
+    def chosen(self, rows: Sequence[int]) -> Baseline:
+        """The same for the probes with these indices, in this order."""
+        rounds = [features[list(rows)] for features in self.rounds]
+        return replace(self, rounds=rounds, probe_set=self.probe_set.chosen(rows))
 
     def base(self, *roles: str) -> list[ImageFeatures]:
         """The rounds, restricted to the probes of these roles."""

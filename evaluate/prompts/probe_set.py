@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Annotated
 
@@ -36,6 +37,7 @@ from train.text.display import shortened
 # a value that at least this share of the training images show belongs to them
 MIN_SHOWN_SHARE = 0.1
 MAX_PROMPT_CHARACTERS = 20_000  # characters of a prompt
+SEEDS = 100_000  # that begin with the same `probes.seed`
 MIN_VALUES = 2  # the least number of values of each part that probes ask for
 
 
@@ -74,6 +76,23 @@ class ProbeSet:
     def rows(self, *roles: str) -> list[int]:
         """Indices of the probes with these roles."""
         return [i for i, probe in enumerate(self.probes) if probe.role in roles]
+
+    def chosen(self, rows: Sequence[int]) -> ProbeSet:
+        """The probes with these indices, in this order."""
+        return replace(self, probes=[self.probes[row] for row in rows])
+
+    def dealt(self, rounds: int) -> ProbeSet:
+        """The same probes in an order in which each of `rounds` equal parts has all roles."""
+        return replace(
+            self, probes=[p for part in range(rounds) for p in self.probes[part::rounds]]
+        )
+
+    def repeated(self, count: int, seed: int) -> ProbeSet:
+        """`count` probes with the prompts of this set, in turn, and with other noise."""
+        chosen = (self.probes[i % len(self.probes)] for i in range(count))
+        seeds = (seed * SEEDS + i for i in range(count))
+        probes = [replace(p, seed=s) for p, s in zip(chosen, seeds, strict=True)]
+        return replace(self, probes=probes)
 
     def to_yaml(self) -> str:
         """A file that can be edited and passed back as `probes.file`."""
@@ -194,7 +213,7 @@ def make_probe_set(
 
 
 def _seed(config: ProbesConfig, number: int) -> int:
-    return config.seed * 100_000 + number
+    return config.seed * SEEDS + number
 
 
 def _captions(dataset: Dataset, class_word: str, count: int) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from math import inf
 from evaluate.config import LOSSES, PolicyConfig
 from evaluate.scorecard import Scorecard, usable
 from evaluate.selection.explain import describe_later, explain
+from evaluate.selection.explain_verdict import explain_verdict
 from evaluate.selection.objective import (
     comparison_value,
     deciding_scores,
@@ -19,6 +20,7 @@ from evaluate.selection.objective import (
     total_violation,
     violations,
 )
+from evaluate.selection.verdict import Verdict
 from train.errors import ConfigError
 
 UNCONSTRAINED = ("min_validation_loss", "max_subject_fidelity", "weighted")  # ignore the limits
@@ -39,6 +41,7 @@ class Selection:
         reasons: two plain sentences, and one for each score that could not be considered.
         later: what later epochs did wrong; empty if nothing, or if there are none.
         front: the Pareto front of fidelity and memorization.
+        verdict: of the final that decided; None if the first look did.
     """
 
     scorecard: Scorecard
@@ -49,9 +52,17 @@ class Selection:
     reasons: list[str]
     later: str
     front: list[Scorecard]
+    verdict: Verdict | None = None
+
+    @property
+    def reported(self) -> Scorecard:
+        """The scores to report: of the final, if there was one, which no decision has biased."""
+        return self.verdict.reported if self.verdict else self.scorecard
 
 
-def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
+def select(
+    scorecards: list[Scorecard], policy: PolicyConfig, verdict: Verdict | None = None
+) -> Selection:
     """The checkpoint to keep, by the policy's rule.
 
     - overfit_aware: the highest fidelity among those within the limits; checkpoints that are not
@@ -66,6 +77,9 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
     undefined, they use the validation loss, and without that the epoch: the last one within the
     limits. A checkpoint that failed is never selected.
 
+    Args:
+        verdict: of a final between some of the checkpoints, which decides.
+
     Raises:
         ValueError: all checkpoints failed, no such epoch, or a score that none has.
     """
@@ -73,18 +87,28 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
     if not cards:
         raise ValueError("there is no scorecard to select from")
     front = pareto(cards)
-    best = _best(cards, front, policy)
-    selected = _earliest_equal(cards, best, policy) if policy.rule == "overfit_aware" else best
+    if verdict is not None:
+        selected = best = verdict.winner.first
+    else:
+        best = _best(cards, front, policy)
+        selected = _earliest_equal(cards, best, policy) if policy.rule == "overfit_aware" else best
+    reported = verdict.reported if verdict else selected
     later = describe_later(scorecards, selected, policy)
+    reasons = (
+        explain_verdict(verdict, later, policy)
+        if verdict
+        else explain(cards, selected, best, later, policy)
+    )
     return Selection(
         scorecard=selected,
-        feasible=total_violation(selected, policy) <= 0,
-        fidelity=fidelity(selected),
-        rank=rank_of(selected, policy),
-        violations=violations(selected, policy),
-        reasons=explain(cards, selected, best, later, policy),
+        feasible=total_violation(reported, policy) <= 0,
+        fidelity=fidelity(reported),
+        rank=rank_of(reported, policy),
+        violations=violations(reported, policy),
+        reasons=reasons,
         later=later,
         front=front,
+        verdict=verdict,
     )
 
 

@@ -11,6 +11,7 @@ from sweeper.results.checkpoint_files import REPORT_FILE
 from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
+from sweeper.results.study_verdict import load_verdict
 from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import load_records, study_not_found
 from train.errors import CheckpointError, ConfigError
@@ -34,7 +35,8 @@ def main(config: ReportConfig) -> None:
     if not records:
         raise ConfigError(f"study: {config.study} has no trial yet")
     policy = policy_of(study, records)
-    ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder))
+    verdict = load_verdict(study, records, policy)
+    ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder), verdict)
     try:
         file = write_report(study, ranked, policy, storage=config.storage)
     except CheckpointError as error:  # the study's folder may be read-only

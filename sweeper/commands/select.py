@@ -17,7 +17,8 @@ from sweeper.results.checkpoint_files import (
     missing_reason,
 )
 from sweeper.results.missing_trials import describe_missing
-from sweeper.results.ranking import RankedTrial, rank_trials
+from sweeper.results.ranking import RankedTrial, explain, rank_trials
+from sweeper.results.study_verdict import load_verdict
 from sweeper.results.summary_table import print_selection, print_table
 from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import TrialRecord, load_records, study_not_found
@@ -41,7 +42,8 @@ def main(config: SelectConfig) -> None:
     if not records:
         raise ConfigError(f"study: {config.study} has no scored epoch")
     check_scores(config.selection, {n for r in records for c in r.scorecards for n in c.scores})
-    ranked = rank_trials(records, config.selection, lambda r: run_id_in(address, r.folder))
+    verdict = load_verdict(study, records, config.selection)
+    ranked = rank_trials(records, config.selection, lambda r: run_id_in(address, r.folder), verdict)
     print_table(ranked)
     if missing := describe_missing(study):
         print_lines(missing)
@@ -57,7 +59,7 @@ def main(config: SelectConfig) -> None:
     best = ranked[0]
     if best.selection:
         card = best.selection.scorecard
-        print_lines(*best.selection.reasons, f"the LoRA to keep: {card.checkpoint}")
+        print_lines(*explain(ranked), f"the LoRA to keep: {card.checkpoint}")
         if applied(study) == Applied(best.record.number, card.epoch):
             print_lines(f"it is the study's {SELECTED_FILE} already")
         else:

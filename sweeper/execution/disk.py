@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from evaluate.config import PolicyConfig
 from evaluate.images.probe_images import images_file
 from evaluate.scorecard import Scorecard
 from evaluate.selection.policy import rank_of, select
@@ -17,7 +16,7 @@ from train.models.base_model import DTYPES, BaseModel
 from train.resume.run_files import state_file
 
 MARGIN = 100e6  # bytes that must stay free for sheets, MLflow's store and other programs
-KEPT_BEST = 3  # number of best checkpoints of a study that are kept, whichever their trials
+KEPT_BEST = 3  # least number of best checkpoints of a study that are kept, whichever their trials
 STATE_BYTES = 3 * 4  # resume state, per parameter: weights and AdamW's two moments in fp32
 
 
@@ -71,7 +70,7 @@ def describe_space(base: BaseModel, dataset: Dataset, config: SweepConfig, trial
     """
     checkpoint, running = checkpoint_size(base, config), trial_size(base, dataset, config)
     copies = (trials + 1) * checkpoint  # each trial's in MLflow, and best.safetensors
-    kept = (trials + KEPT_BEST) * (checkpoint + images_size(config))
+    kept = (trials + kept_best(config)) * (checkpoint + images_size(config))
     if config.study.keep_checkpoints != BEST:
         kept = trials * running
     return (
@@ -81,7 +80,12 @@ def describe_space(base: BaseModel, dataset: Dataset, config: SweepConfig, trial
     )
 
 
-def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> None:
+def kept_best(config: SweepConfig) -> int:
+    """Number of best checkpoints of a study that are kept: all that may be in the final."""
+    return max(KEPT_BEST, config.final.contenders)
+
+
+def prune_checkpoints(record: TrialRecord, config: SweepConfig) -> None:
     """Deletes the checkpoints of a study's ended trials, except those to keep.
 
     Their probe images are deleted, too; scores and contact sheets stay. If another policy selects
@@ -89,8 +93,8 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
 
     Args:
         record: the trial that has just ended.
-        keep: `study.keep_checkpoints`.
     """
+    keep, policy = config.study.keep_checkpoints, config.selection
     if keep == ALL or record.selected is None:
         return
     state_file(record.folder).unlink(missing_ok=True)
@@ -98,7 +102,7 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
         r for r in load_records(record.folder.parent.parent) if r.folder != record.folder
     ]
     ended = [r for r in (*other_trials, record) if r.finished and r.selected is not None]
-    kept_files = {card.checkpoint for card in _best_checkpoints(ended, policy)}
+    kept_files = {card.checkpoint for card in _best_checkpoints(ended, config)}
     for trial in ended:
         kept_epochs = {trial.selected}
         if keep == PARETO:
@@ -110,10 +114,11 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
                 images_file(trial.sheet(card.epoch)).unlink(missing_ok=True)
 
 
-def _best_checkpoints(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
+def _best_checkpoints(records: list[TrialRecord], config: SweepConfig) -> list[Scorecard]:
     """The best existing checkpoints of a study, whichever their trials."""
     existing = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
-    return sorted(existing, key=lambda card: rank_of(card, policy), reverse=True)[:KEPT_BEST]
+    existing.sort(key=lambda card: rank_of(card, config.selection), reverse=True)
+    return existing[: kept_best(config)]
 
 
 def _format_size(count: float) -> str:

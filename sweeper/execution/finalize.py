@@ -10,6 +10,7 @@ from typing import Any
 from evaluate.config import PolicyConfig
 from evaluate.selection.diagnosis import diagnose
 from evaluate.tracking.mlflow_store import NOTE_TAG
+from evaluate.verdict_file import VERDICT_FILE, mlflow_tags, summary
 from sweeper.results.checkpoint_files import (
     OVERVIEW_FILE,
     POLICY_KEY,
@@ -24,6 +25,7 @@ from sweeper.results.mlflow_description import describe_study
 from sweeper.results.overview_chart import draw_overview
 from sweeper.results.ranking import RankedTrial, explain, pareto_numbers, rank_trials
 from sweeper.results.report.page import write_report
+from sweeper.results.study_verdict import load_verdict
 from sweeper.results.summary_table import print_selection, print_table
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import RUNNING, load_records
@@ -55,7 +57,8 @@ def finalize_study(
         if record.settings:
             mirror.mirror(record, policy)  # logs whatever an unreachable server has missed
     mirror.flush()
-    ranked = rank_trials(records, policy, lambda record: mirror.run_for(record).saved_id)
+    verdict = load_verdict(study, records, policy)
+    ranked = rank_trials(records, policy, lambda record: mirror.run_for(record).saved_id, verdict)
     ranked = existing_first(study, ranked)
     write_text_atomically(study / PROBES_FILE, probes)
     print_table(ranked)
@@ -93,9 +96,11 @@ def promote(
         overview = study / OVERVIEW_FILE
         draw_overview(overview, [e.record for e in by_number], best.record, card, policy)
         write_atomically(study / SELECTED_FILE, content)
-        files += [study / SELECTED_FILE, overview]
+        files += [study / SELECTED_FILE, overview, study / VERDICT_FILE]
         tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
+        if verdict := best.selection.verdict:
+            tags |= mlflow_tags(verdict, policy)
         tags[NOTE_TAG] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
     files.append(write_report(study, ranked, policy, storage=storage))
@@ -113,7 +118,8 @@ def _write_json(
     content: dict[str, Any] = {"study": study.name, "policy": policy.rule,
                                POLICY_KEY: asdict(policy), "run_id": None}  # fmt: skip
     if best and best.selection:
-        card = best.selection.scorecard
+        card, reported = best.selection.scorecard, best.selection.reported
+        verdict = best.selection.verdict
         content |= {
             "run_id": best.run_id,
             "trial": best.record.number,
@@ -121,8 +127,9 @@ def _write_json(
             "checkpoint": SELECTED_FILE,
             "feasible": best.selection.feasible,
             "fidelity": best.selection.fidelity,
-            "scores": {name: estimate.value for name, estimate in card.scores.items()},
-            "intervals": {name: [e.low, e.high] for name, e in card.scores.items()},
+            "scores": {name: estimate.value for name, estimate in reported.scores.items()},
+            "intervals": {name: [e.low, e.high] for name, e in reported.scores.items()},
+            "verdict": summary(verdict, policy) if verdict else None,
             "reasons": explain(ranked),
             "notes": [*best.selection.reasons, *card.notes],
         }

@@ -11,6 +11,7 @@ from pathlib import Path
 from sweeper.config import SweepConfig
 from sweeper.execution.context import StudyContext, load_context, origin_tags
 from sweeper.execution.finalize import finalize_study
+from sweeper.execution.study_final import hold_final
 from sweeper.stop_request import USER_REQUEST, stop_reason
 from sweeper.study.storage import outage_as_config_error
 from sweeper.study_folder import study_folder
@@ -52,7 +53,8 @@ class StudyCommand:
         return self._mirror
 
     def finalize(self, study: Path) -> None:
-        """Ranks the study's trials and makes the best checkpoint its result."""
+        """Holds the final, ranks the study's trials, and makes the best checkpoint its result."""
+        hold_final(study, self.context.scorer, self.config)
         finalize_study(
             study,
             self.config.selection,

@@ -176,7 +176,7 @@ class Trial:
         self.progress.trial_ended(self.record)
         self._tell()
         (self.record.folder / IN_PROGRESS_FILE).unlink(missing_ok=True)
-        prune_checkpoints(self.record, self.config.selection, self.config.study.keep_checkpoints)
+        prune_checkpoints(self.record, self.config)
 
     def _tell(self) -> None:
         """Tells the study the objectives and constraints of the selected checkpoint."""

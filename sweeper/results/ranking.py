@@ -9,8 +9,10 @@ from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard, usable
 from evaluate.selection.diagnosis import has_learned
 from evaluate.selection.explain import describe_learning, format_comparison_value
+from evaluate.selection.explain_verdict import describe_final
 from evaluate.selection.objective import FIDELITIES, LOSS, deciding_scores, pareto
 from evaluate.selection.policy import Selection, select
+from evaluate.selection.verdict import Verdict
 from sweeper.console.progress import format_value, varied_keys
 from sweeper.tracking.trial_record import FAILED, TrialRecord
 
@@ -24,6 +26,11 @@ class RankedTrial:
     selection: Selection | None
 
     @property
+    def won(self) -> bool:
+        """Whether it has the winner of the study's final."""
+        return self.selection is not None and self.selection.verdict is not None
+
+    @property
     def rank(self) -> tuple[bool, float, int]:
         """The sort key; greater is better."""
         if self.selection is None:
@@ -32,15 +39,23 @@ class RankedTrial:
 
 
 def rank_trials(
-    records: list[TrialRecord], policy: PolicyConfig, run_id: Callable[[TrialRecord], str]
+    records: list[TrialRecord],
+    policy: PolicyConfig,
+    run_id: Callable[[TrialRecord], str],
+    verdict: Verdict | None = None,
 ) -> list[RankedTrial]:
-    """All the trials, best first."""
+    """All the trials, best first.
+
+    Args:
+        verdict: of the study's final, whose winner's trial is the first.
+    """
     entries = []
     for record in records:
         selected = usable(record.scorecards) and record.state != FAILED
-        selection = select(record.scorecards, policy) if selected else None
+        won = verdict if verdict and verdict.winner.trial == record.number else None
+        selection = select(record.scorecards, policy, won) if selected else None
         entries.append(RankedTrial(record, run_id(record), selection))
-    return sorted(entries, key=lambda entry: entry.rank, reverse=True)
+    return sorted(entries, key=lambda entry: (entry.won, entry.rank), reverse=True)
 
 
 def pareto_trials(entries: list[RankedTrial]) -> list[RankedTrial]:
@@ -76,6 +91,8 @@ def explain(ranked: list[RankedTrial]) -> list[str]:
         if key in best.record.params
     )
     trial = f"Trial {best.record.number}{f' ({settings})' if settings else ''}"
+    if selection.verdict and selection.feasible:
+        return _explain_final(trial, selection.verdict, selection)
     rivals = [entry for entry in ranked[1:] if entry.selection and entry.selection.feasible]
     if not selection.feasible:
         trial_sentence = (
@@ -110,6 +127,21 @@ def explain(ranked: list[RankedTrial]) -> list[str]:
             "almost what the base model draws."
         )
     return sentences
+
+
+def _explain_final(trial: str, verdict: Verdict, selection: Selection) -> list[str]:
+    """How the winner's trial won the final, in sentences.
+
+    Args:
+        trial: its number and settings.
+    """
+    label = selection.scorecard.label
+    later = f", while {selection.later}" if selection.later else ""
+    return [
+        f"{describe_final(verdict, f'{trial}, {label},')}.",
+        f"After {label} it {describe_learning(selection.reported)}{later}.",
+        *selection.reasons[2:],
+    ]
 
 
 def _advantage(card: Scorecard) -> str:

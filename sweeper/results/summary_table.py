@@ -35,7 +35,7 @@ def print_table(ranked: list[RankedTrial]) -> None:
         record, selection = entry.record, entry.selection
         cells = [""] * 5
         if selection:
-            card = selection.scorecard
+            card = selection.reported
             names = ("prompt_fidelity", "subject_fidelity", "pose_memorization")
             values = [f"{card.scores[n].value:.2f}" if n in card.scores else "" for n in names]
             suffix = "" if selection.feasible else " (over a limit)"

@@ -23,6 +23,7 @@ from sweeper.results.checkpoint_files import PROBES_FILE, REPORT_FILE, RESULT_FI
 from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import RankedTrial, explain, pareto_trials, varied_params
 from sweeper.results.report import charts, images, tables
+from sweeper.results.report.finalists import finalist_rows
 from sweeper.results.report.search_insights import analyze_search
 from sweeper.results.retrain_command import retrain_command
 from sweeper.tracking.trial_record import RUNNING, TrialRecord
@@ -175,7 +176,8 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
         "notes": [*best.selection.reasons, *card.notes],
         "chips": tables.chips(record),
         "settings": tables.setting_groups(record),
-        "scores": tables.score_rows(card, policy),
+        "scores": tables.score_rows(best.selection.reported, policy),
+        "finalists": finalist_rows(best.selection.verdict),
         "confidence": card.confidence,
         "training": images.training_strip(study, record),
         "comparison": comparison,

@@ -144,7 +144,7 @@ def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[st
         searched: the settings in which the trials differ.
     """
     columns = [name for name in COLUMNS if name == "fidelity" or any(
-        e.selection and name in e.selection.scorecard.scores for e in ranked)]  # fmt: skip
+        e.selection and name in e.selection.reported.scores for e in ranked)]  # fmt: skip
     headings = ["trial", *map(short_key, searched), "selected epoch",
                 *(COLUMNS[n] for n in columns), "checkpoints", "device time",
                 "how it ended"]  # fmt: skip
@@ -155,7 +155,7 @@ def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[st
         cells += [_cell(record.params.get(key)) for key in searched]
         if selection:
             over = "" if selection.feasible else "over a limit"
-            values = {n: e.value for n, e in selection.scorecard.scores.items()}
+            values = {n: e.value for n, e in selection.reported.scores.items()}
             if selection.fidelity is not None:
                 values["fidelity"] = selection.fidelity
             epoch = selection.scorecard.epoch

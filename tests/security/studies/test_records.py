@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from evaluate.config import PolicyConfig
+from evaluate.config import FinalConfig, PolicyConfig
 from evaluate.score_cache import FILE as CACHE_FILE
 from evaluate.score_cache import ScoreCache
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.diagnosis import diagnose
-from sweeper.config import ALL, BEST, BudgetConfig
+from sweeper.config import ALL, BEST, BudgetConfig, StudyConfig, SweepConfig
 from sweeper.console.progress import Progress
 from sweeper.execution.disk import prune_checkpoints
 from sweeper.execution.trial import Trial
@@ -42,6 +42,17 @@ from train.errors import ConfigError
 
 Saved = dict[str, Any]
 POLICY = PolicyConfig(max={"copying": 0.35}, min={"prompt_fidelity": 0.7})
+
+
+def keeping(checkpoints: str) -> SweepConfig:
+    """Settings without a final, which keep these checkpoints."""
+    return SweepConfig(
+        selection=POLICY,
+        final=FinalConfig(contenders=0),
+        study=StudyConfig(keep_checkpoints=checkpoints),
+    )
+
+
 NAMES = ("prompt_fidelity", "subject_fidelity", "copying", "validation_loss")
 SETTINGS = {
     "data": {"path": "pictures", "trigger": "sks puppet"},
@@ -99,7 +110,7 @@ def use_record(record: TrialRecord) -> None:
     assert record.preparing >= 0
     record.setting("data", "trigger")
     record.setting("probes", "steps")
-    prune_checkpoints(record, POLICY, BEST)
+    prune_checkpoints(record, keeping(BEST))
     if record.epochs:
         progress = Progress(record.folder, 2, 3)
         progress.epoch_scored(record, POLICY)
@@ -242,9 +253,9 @@ def test_only_checkpoints_are_deleted(tmp_path: Path, saved: Saved) -> None:
         best.write_text("")
         record.epochs.append(deepcopy(record.epochs[0]))
         record.epochs[-1].scorecard.checkpoint = best
-    prune_checkpoints(record, POLICY, ALL)
+    prune_checkpoints(record, keeping(ALL))
     assert (folder / names[0]).exists()
-    prune_checkpoints(record, POLICY, BEST)
+    prune_checkpoints(record, keeping(BEST))
     assert not (folder / names[0]).exists()
     assert (folder / names[1]).exists()
     assert (folder / RECORD_FILE).exists()

@@ -1,0 +1,272 @@
+"""Eight sweeps over different training images, and the true worth of each of their checkpoints.
+
+`bench.study` uses them. Of each checkpoint there are also the images of a pool of fresh probes,
+from which first looks and finals are drawn again and again. All is kept in outputs/bench/study, and
+finished work isn't repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors.torch import save
+
+from bench.loras import MOST_POSES
+from evaluate.features.clip import ClipEncoder
+from evaluate.generation.generate import generate
+from evaluate.scorecard import usable
+from evaluate.scorer import Scorer
+from sweeper.config import SweepConfig
+from sweeper.tracking.trial_record import TrialRecord, load_records
+from train.cli.compose import settings
+from train.config.schema import BaseConfig, DataConfig
+from train.data.dataset import load_dataset
+from train.data.images.cropping import square
+from train.files.atomic_write import write_atomically
+from train.lora.checkpoint import load_checkpoint
+from train.models.base_model import BaseModel, load_base
+from train.puppets.demo import (
+    CHARACTERS,
+    DATA_SETS,
+    FEW_BACKGROUNDS,
+    FEW_POSES,
+    OBJECT,
+    STYLE,
+    VARIED_POSES,
+    Shots,
+    character,
+    draw_dataset,
+)
+from train.puppets.networks.gates import weights_fingerprint
+from train.puppets.networks.judge import Judge
+from train.puppets.world.captions import Parts, outfit_phrase
+from train.puppets.world.examples import (
+    ARMS,
+    BACKGROUNDS,
+    CLOTHES,
+    LEGS,
+    OUTFITS,
+    SIZE,
+    Looks,
+    Style,
+    ToyLooks,
+)
+from train.puppets.world.toys import SIDES, TILTS
+
+log = logging.getLogger(__name__)
+FOLDER = Path("outputs/bench/study") / weights_fingerprint()[:12]  # sweeps of these weights
+IMAGES = 128  # in one round of the judge
+POOL = 256  # fresh probes, of which first looks and finals take some
+SEED = 80_000_000  # of the judged images' noise; no probe uses seeds near it
+SAMPLING = (SIZE, 6, 3.0)  # resolution, steps, guidance scale, as in the default scoring
+# from half of the embedded base's learning rates to twice as much
+SPACE = (
+    "optimizer.lr=tag(log,interval(2e-3,1e-2))",
+    "network.rank=4,8,16",
+    "scheduler=constant,cosine",
+)
+Subject = Looks | ToyLooks | Style
+# what prompts ask for, by the kind of the subject
+ASKED: dict[type, dict[str, tuple[str, ...]]] = {
+    Looks: {"arms": tuple(ARMS), "legs": tuple(LEGS), "background": BACKGROUNDS,
+            "outfit": OUTFITS, "color": tuple(CLOTHES)},
+    ToyLooks: {"tilt": tuple(TILTS), "side": tuple(SIDES), "background": BACKGROUNDS},
+    Style: {"arms": tuple(ARMS), "legs": tuple(LEGS), "background": BACKGROUNDS,
+            "outfit": OUTFITS},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep of the benchmark.
+
+    Attributes:
+        attributes: file of the attributes that probes ask for.
+        subject: what its training images show.
+        shots: its training images.
+    """
+
+    name: str
+    attributes: str
+    subject: Subject
+    shots: Shots
+
+    @property
+    def root(self) -> Path:
+        """The folder of its study, its training images and its truth."""
+        return FOLDER / self.name.replace(",", "").replace(" ", "-")
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of its training images."""
+        return self.root / "pictures"
+
+    @property
+    def study(self) -> Path:
+        """The folder of its study."""
+        return self.root / "studies" / "sweep"
+
+    def records(self) -> list[TrialRecord]:
+        """Its trials."""
+        return load_records(self.study)
+
+    def checkpoints(self) -> list[Path]:
+        """All its checkpoints that were scored, in order of trials and epochs."""
+        return [card.checkpoint for record in self.records() for card in usable(record.scorecards)]
+
+
+def _character(number: int, *arguments: object) -> tuple[str, Subject, Shots]:
+    looks = CHARACTERS[number]
+    return "puppets", looks, character(looks, *arguments)  # type: ignore[arg-type]
+
+
+SWEEPS = tuple(
+    Sweep(name, *parts)
+    for name, parts in {
+        "3 poses": _character(0, FEW_POSES, FEW_BACKGROUNDS, 12),
+        "3 poses, full captions": _character(0, FEW_POSES, FEW_BACKGROUNDS, 12, "full"),
+        "6 poses": _character(1, VARIED_POSES[::3], BACKGROUNDS[:3], 18),
+        "12 poses": _character(0, VARIED_POSES[:12], BACKGROUNDS[2:6], 24),
+        "24 poses": _character(1, MOST_POSES, BACKGROUNDS, 24),
+        "24 poses, full captions": _character(1, MOST_POSES, BACKGROUNDS[2:], 24, "full"),
+        "object": ("puppets_object", OBJECT, DATA_SETS["object"][0]),
+        "style": ("puppets_style", STYLE, DATA_SETS["style"][0]),
+    }.items()
+)
+
+
+def sweep_arguments(sweep: Sweep, number: int) -> list[str]:
+    """Its settings, as typed."""
+    detector = "puppets" if isinstance(sweep.subject, Looks) else "layout"
+    return [
+        f"data.path={sweep.pictures}", f"data.trigger={sweep.shots.trigger}",
+        f"probes.attributes={sweep.attributes}", f"scores.pose_detector={detector}",
+        f"study.root={sweep.root}", "study.name=sweep", "study.keep_checkpoints=all",
+        "final.contenders=0", f"hydra.sweeper.seed={number}", *SPACE,
+    ]  # fmt: skip
+
+
+def run_sweep(sweep: Sweep, number: int) -> None:
+    """Runs a sweep whose checkpoints are all kept, unless it has a result; writes its seconds."""
+    if (sweep.root / "seconds.json").is_file():
+        return
+    if not sweep.study.exists():
+        draw_dataset(sweep.pictures, sweep.shots, seed=0)
+        draw_dataset(sweep.pictures / "validation", replace(sweep.shots, count=4), seed=1)
+    began = time.monotonic()
+    command = [sys.executable, "-m", "sweeper", "-m", *sweep_arguments(sweep, number)]
+    subprocess.run(command, check=True)
+    seconds = time.monotonic() - began
+    write_atomically(sweep.root / "seconds.json", json.dumps(seconds).encode())
+
+
+def requests(sweep: Sweep, number: int) -> list[dict[str, str]]:
+    """The attributes that the prompts of one round ask for, drawn at random."""
+    rng = Random(SEED + number)
+    asked = ASKED[type(sweep.subject)]
+    return [{name: rng.choice(values) for name, values in asked.items()} for _ in range(IMAGES)]
+
+
+def prompt_for(sweep: Sweep, request: dict[str, str]) -> str:
+    """The prompt that asks for these attributes, with the trigger word."""
+    trigger, place = f"a {sweep.shots.trigger}", request["background"]
+    match sweep.subject:
+        case Looks():
+            outfit = outfit_phrase(request["outfit"], request["color"])
+            parts = Parts(trigger, outfit=outfit, arms=request["arms"], legs=request["legs"],
+                          background=place)  # fmt: skip
+        case ToyLooks():
+            parts = Parts(trigger, arms=request["tilt"], legs=request["side"], background=place)
+        case Style():
+            outfit = f"wearing a {request['outfit']}"
+            parts = Parts("a puppet", outfit=outfit, arms=request["arms"], legs=request["legs"],
+                          background=place, medium=trigger)  # fmt: skip
+    return parts.text()
+
+
+def truth_file(checkpoint: Path, number: int) -> Path:
+    """The file of what the judge read in one round of a checkpoint's images."""
+    return checkpoint.with_name(f"{checkpoint.stem}-truth-{number}.json")
+
+
+def pool_file(checkpoint: Path) -> Path:
+    """The file of a checkpoint's images of the pool of fresh probes."""
+    return checkpoint.with_name(f"{checkpoint.stem}-pool.safetensors")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Generates images of checkpoints and reads them."""
+
+    base: BaseModel
+    judge: Judge
+    encoder: ClipEncoder
+
+    @classmethod
+    def load(cls) -> Reader:
+        """The embedded base, the judge, and the scores' encoder."""
+        base = load_base(BaseConfig(device="cpu", precision="bf16"))
+        base.unet = torch.compile(base.unet)
+        return cls(base, Judge.from_folder(), ClipEncoder("puppets", torch.device("cpu")))
+
+    def read(self, sweep: Sweep, number: int) -> None:
+        """Reads one round of images of each checkpoint, unless it is done.
+
+        Saves of each image the identity and whether all attributes are as asked, and the mean
+        similarity of the images to the training images by CLIP.
+        """
+        asked = requests(sweep, number)
+        prompts = [prompt_for(sweep, request) for request in asked]
+        seeds = [SEED + number * IMAGES + i for i in range(IMAGES)]
+        training = load_dataset(DataConfig(path=str(sweep.pictures), resolution=SIZE))
+        shown = torch.stack([square(image, SIZE) for image in training.training])
+        known = self.encoder.image_features(shown)
+        for checkpoint in sweep.checkpoints():
+            file = truth_file(checkpoint, number)
+            if file.is_file():
+                continue
+            adapter = load_checkpoint(checkpoint, self.base.adapters)
+            images = generate(self.base, [adapter], prompts, seeds, *SAMPLING)[0].float()
+            seen = self.judge.read(images)
+            obeyed = [
+                all(seen[name][i] == value for name, value in request.items())
+                for i, request in enumerate(asked)
+            ]
+            similarity = self.encoder.image_features(images) @ known.T
+            content = {
+                "identity": self.judge.identity(images, sweep.subject).tolist(),
+                "obeyed": [float(value) for value in obeyed],
+                "clip_image": float(similarity.mean()),
+            }
+            write_atomically(file, json.dumps(content).encode())
+        log.info("%s: round %d read", sweep.name, number)
+
+    def scorer(self, sweep: Sweep, number: int) -> Scorer:
+        """The sweep's scorer, with the pool of fresh probes."""
+        arguments = [a for a in sweep_arguments(sweep, number) if not a.startswith("hydra.")]
+        config = settings("sweep", SweepConfig, arguments)
+        scorer = Scorer(
+            self.base, load_dataset(config.data), config.data, config.probes, config.scores,
+            FOLDER / "cache",
+        )  # fmt: skip
+        return scorer.fresh(POOL, rounds=1, baseline=config.scores.baseline)
+
+    def draw_pool(self, sweep: Sweep, number: int) -> None:
+        """Generates the images of the pool for each checkpoint, unless they exist."""
+        missing = [file for file in sweep.checkpoints() if not pool_file(file).is_file()]
+        if not missing:
+            return
+        scorer = self.scorer(sweep, number)
+        for checkpoint in missing:
+            images = scorer.generate(checkpoint, slice(None)).float()
+            pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+            write_atomically(pool_file(checkpoint), save({"images": pixels}))
+        log.info("%s: images of %d checkpoints", sweep.name, len(missing))

@@ -1,0 +1,163 @@
+"""A study's selection, repeated with other probes: a first look at all checkpoints, then a final.
+
+Its images are those of the pool (see `bench.study_data`), so a repetition takes seconds. A part of
+the pool is used by neither, and says what the scores of many probes are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors.torch import load_file
+
+from bench.study_data import POOL, Sweep, pool_file
+from evaluate.config import PROBES_PER_OTHER_ROLE, FinalConfig, PolicyConfig
+from evaluate.features.extractor import ImageFeatures
+from evaluate.final import NO_LOSSES
+from evaluate.prompts.roles import CAPTION, CLASS, FRESH
+from evaluate.scorecard import Scorecard
+from evaluate.scorer import Scorer
+from evaluate.selection.contenders import contender_groups
+from evaluate.selection.final_rounds import play
+from evaluate.selection.verdict import Finalist, Verdict
+
+Key = tuple[int, int]  # trial and epoch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One repetition.
+
+    Attributes:
+        cards: of the first look.
+        verdict: of the final; None without one.
+        spare: rows of the pool that neither used.
+        images: that were generated for it, those of the base included.
+    """
+
+    cards: dict[Key, Scorecard]
+    verdict: Verdict | None
+    spare: list[int]
+    images: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The features of all checkpoints' images of the pool.
+
+    Attributes:
+        scorer: of the pool.
+        checkpoints: their files.
+        ranks: of the trials.
+    """
+
+    scorer: Scorer
+    checkpoints: dict[Key, Path]
+    ranks: dict[int, int]
+
+    @cached_property
+    def features(self) -> dict[Key, ImageFeatures]:
+        """Of each checkpoint, in the order of the pool."""
+        return {
+            key: self.scorer.extractor.extract(load_file(pool_file(file))["images"].float() / 255)
+            for key, file in self.checkpoints.items()
+        }
+
+    def card(self, key: Key, scorer: Scorer, rows: Sequence[int]) -> Scorecard:
+        """A checkpoint's scorecard on some probes of the pool.
+
+        Args:
+            scorer: of these probes.
+        """
+        images = torch.zeros(len(rows), 3, 1, 1)  # scorecards keep them for their sheets
+        features = self.features[key][list(rows)]
+        return scorer.scorecard(self.checkpoints[key], key[1], images, features, NO_LOSSES)
+
+    def cards(self, rows: Sequence[int]) -> dict[Key, Scorecard]:
+        """The scorecards of all checkpoints on some probes of the pool."""
+        scorer = self.scorer.chosen(rows)
+        return {key: self.card(key, scorer, rows) for key in self.checkpoints}
+
+    def repeat(
+        self, look: int, baseline: int, config: FinalConfig, policy: PolicyConfig, seed: int
+    ) -> Outcome:
+        """Selects a checkpoint with probes that the seed draws from the pool.
+
+        Args:
+            look: probes of the first look.
+            baseline: the base's images of each of them, at most as many as the pool has.
+        """
+        drawn = _Deck(self.scorer, seed)
+        first, final = drawn.take(look, 1), drawn.take(config.probes, config.rounds)
+        known = self.scorer.metrics.baseline
+        fewer = replace(known, rounds=known.rounds[:baseline])
+        scorer = self.scorer.with_baseline(fewer).chosen(first)
+        cards = {key: self.card(key, scorer, first) for key in self.checkpoints}
+        images = look * (len(cards) + baseline)
+        if not config.contenders:
+            return Outcome(cards, None, drawn.rest(), images)
+        keys = {id(card): key for key, card in cards.items()}
+        groups = contender_groups([*cards.values()], policy, config.contenders)
+        finalists = [
+            Finalist(card, self._order(keys[id(card)]), trial=keys[id(card)][0], group=number)
+            for number, group in enumerate(groups)
+            for card in group
+        ]
+        once = self.scorer.with_baseline(replace(known, rounds=known.rounds[:1]))
+        scorers: dict[int, Scorer] = {}
+        scored = 0
+
+        def score(number: int, finalist: Finalist) -> None:
+            nonlocal scored
+            start, end = ((number - i) * config.probes // config.rounds for i in (1, 0))
+            if end not in scorers:
+                scorers[end] = once.chosen(final[:end])
+            key = keys[id(finalist.first)]
+            finalist.cards.append(self.card(key, scorers[end], final[:end]))
+            scored += end - start
+
+        verdict = play(finalists, score, config, policy)
+        base = config.probes if finalists else 0
+        return Outcome(cards, verdict, drawn.rest(), images + scored + base)
+
+    def _order(self, key: Key) -> tuple[int, ...]:
+        trial, epoch = key
+        return epoch, self.ranks[trial], trial
+
+
+class _Deck:
+    """Deals the rows of the pool, each once, in the shares of the roles."""
+
+    def __init__(self, scorer: Scorer, seed: int) -> None:
+        rng = Random(seed)
+        self.left = {role: scorer.probe_set.rows(role) for role in (FRESH, CLASS, CAPTION)}
+        for rows in self.left.values():
+            rng.shuffle(rows)
+
+    def take(self, count: int, rounds: int) -> list[int]:
+        """`count` rows, in an order in which each of `rounds` parts has all roles."""
+        other = count // PROBES_PER_OTHER_ROLE
+        counts = {FRESH: count - 2 * other, CLASS: other, CAPTION: other}
+        rows = [self.left[role].pop() for role, number in counts.items() for _ in range(number)]
+        return [row for part in range(rounds) for row in rows[part::rounds]]
+
+    def rest(self) -> list[int]:
+        """All rows that were not dealt."""
+        return sorted(row for rows in self.left.values() for row in rows)
+
+
+def make_pool(sweep: Sweep, scorer: Scorer) -> Pool:
+    """The pool of a sweep."""
+    assert len(scorer.probe_set.probes) == POOL
+    checkpoints, ranks = {}, {}
+    for record in sweep.records():
+        ranks[record.number] = int(str(record.setting("network", "rank")))
+        for card in record.scorecards:
+            if not card.failure:
+                checkpoints[record.number, card.epoch] = card.checkpoint
+    return Pool(scorer, checkpoints, ranks)
