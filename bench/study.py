@@ -19,9 +19,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-
-from bench.study_data import FOLDER, IMAGES, SWEEPS, Reader, Sweep, run_sweep, truth_file
+from bench.study_data import (
+    FOLDER,
+    IMAGES,
+    SWEEPS,
+    Sweep,
+    pending,
+    pool_scorer,
+    run_sweep,
+    truth_file,
+    work,
+)
 from bench.study_finals import Key, Outcome, Pool, make_pool
 from evaluate.config import FinalConfig, PolicyConfig
 from evaluate.scorecard import Scorecard, usable
@@ -190,13 +198,12 @@ def sureness(
 ) -> tuple[float, bool]:
     """The probability with which a pick was said to be the best, and whether it is.
 
-    It is if the probes that the repetition did not use find no checkpoint within the limits that
-    has more fidelity by more than the tolerance.
+    It is if on the whole pool no checkpoint within the limits has more fidelity by more than the
+    tolerance.
     """
     assert outcome.verdict
-    cards = pool.cards(outcome.spare)
-    rivals = [card for card in cards.values() if total_violation(card, policy) <= 0]
-    value = comparison_value(cards[winner(outcome, policy)])
+    rivals = [card for card in pool.all.values() if total_violation(card, policy) <= 0]
+    value = comparison_value(pool.all[winner(outcome, policy)])
     highest = max(map(comparison_value, rivals), default=value)
     return outcome.verdict.winner.probability, value >= highest - tolerance
 
@@ -267,18 +274,14 @@ def main() -> None:
         "--rounds", default=ROUNDS, type=int, help=f"rounds of {IMAGES} images, an even number"
     )
     configure_logging()
-    torch.set_num_threads(2)
     rounds = parser.parse_args().rounds
-    for number, sweep in enumerate(SWEEPS):
-        run_sweep(sweep, number)
-    reader, config = Reader.load(), settings("sweep", SweepConfig)
-    for number in range(rounds):
-        for sweep in SWEEPS:
-            reader.read(sweep, number)
+    for number in range(len(SWEEPS)):
+        run_sweep(number)
+    work(pending(rounds))
+    config = settings("sweep", SweepConfig)
     rows = []
     for number, sweep in enumerate(SWEEPS):
-        reader.draw_pool(sweep, number)
-        pool = make_pool(sweep, reader.scorer(sweep, number))
+        pool = make_pool(sweep, pool_scorer(number))
         rows.append(measure(Study(sweep, rounds), pool, config))
         log.info("%s: measured", sweep.name)
     totals = summarize(rows)

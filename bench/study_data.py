@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from bench.loras import MOST_POSES
 from evaluate.features.clip import ClipEncoder
@@ -64,7 +69,7 @@ from train.puppets.world.toys import SIDES, TILTS
 log = logging.getLogger(__name__)
 FOLDER = Path("outputs/bench/study") / weights_fingerprint()[:12]  # sweeps of these weights
 IMAGES = 128  # in one round of the judge
-POOL = 256  # fresh probes, of which first looks and finals take some
+POOL = 192  # fresh probes, from which first looks and finals are drawn
 SEED = 80_000_000  # of the judged images' noise; no probe uses seeds near it
 SAMPLING = (SIZE, 6, 3.0)  # resolution, steps, guidance scale, as in the default scoring
 # from half of the embedded base's learning rates to twice as much
@@ -74,6 +79,8 @@ SPACE = (
     "scheduler=constant,cosine",
 )
 Subject = Looks | ToyLooks | Style
+# a sweep, one of its checkpoints, and a round of the judge, or None for its images of the pool
+Job = tuple[int, Path, int | None]
 # what prompts ask for, by the kind of the subject
 ASKED: dict[type, dict[str, tuple[str, ...]]] = {
     Looks: {"arms": tuple(ARMS), "legs": tuple(LEGS), "background": BACKGROUNDS,
@@ -143,8 +150,9 @@ SWEEPS = tuple(
 )
 
 
-def sweep_arguments(sweep: Sweep, number: int) -> list[str]:
-    """Its settings, as typed."""
+def sweep_arguments(number: int) -> list[str]:
+    """A sweep's settings, as typed."""
+    sweep = SWEEPS[number]
     detector = "puppets" if isinstance(sweep.subject, Looks) else "layout"
     return [
         f"data.path={sweep.pictures}", f"data.trigger={sweep.shots.trigger}",
@@ -154,15 +162,16 @@ def sweep_arguments(sweep: Sweep, number: int) -> list[str]:
     ]  # fmt: skip
 
 
-def run_sweep(sweep: Sweep, number: int) -> None:
+def run_sweep(number: int) -> None:
     """Runs a sweep whose checkpoints are all kept, unless it has a result; writes its seconds."""
+    sweep = SWEEPS[number]
     if (sweep.root / "seconds.json").is_file():
         return
     if not sweep.study.exists():
         draw_dataset(sweep.pictures, sweep.shots, seed=0)
         draw_dataset(sweep.pictures / "validation", replace(sweep.shots, count=4), seed=1)
     began = time.monotonic()
-    command = [sys.executable, "-m", "sweeper", "-m", *sweep_arguments(sweep, number)]
+    command = [sys.executable, "-m", "sweeper", "-m", *sweep_arguments(number)]
     subprocess.run(command, check=True)
     seconds = time.monotonic() - began
     write_atomically(sweep.root / "seconds.json", json.dumps(seconds).encode())
@@ -202,71 +211,105 @@ def pool_file(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}-pool.safetensors")
 
 
+def pending(rounds: int) -> list[Job]:
+    """What is not done yet: the pool and `rounds` rounds of the judge, sweep by sweep."""
+    return [
+        (number, checkpoint, part)
+        for number, sweep in enumerate(SWEEPS)
+        for part in (None, *range(rounds))
+        for checkpoint in sweep.checkpoints()
+        if not (pool_file(checkpoint) if part is None else truth_file(checkpoint, part)).is_file()
+    ]
+
+
+def work(jobs: list[Job]) -> None:
+    """Does jobs in one process for each core, which is faster than one process on all cores."""
+    began, context = time.monotonic(), get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context, initializer=_one_thread) as processes:
+        for done, (number, checkpoint, _) in enumerate(processes.map(_do, jobs), 1):
+            left = (time.monotonic() - began) / done * (len(jobs) - done) / 60
+            name = f"{SWEEPS[number].name}, {checkpoint.parent.parent.name} {checkpoint.stem}"
+            log.info("%d of %d (%s), %.0f min left", done, len(jobs), name, left)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _do(job: Job) -> Job:
+    number, checkpoint, part = job
+    if part is None:
+        _draw_pool(number, checkpoint)
+    else:
+        _read(number, checkpoint, part)
+    return job
+
+
 @dataclass(frozen=True)
-class Reader:
-    """Generates images of checkpoints and reads them."""
+class Networks:
+    """The embedded base, the judge, and the scores' encoder."""
 
     base: BaseModel
     judge: Judge
     encoder: ClipEncoder
 
-    @classmethod
-    def load(cls) -> Reader:
-        """The embedded base, the judge, and the scores' encoder."""
-        base = load_base(BaseConfig(device="cpu", precision="bf16"))
-        base.unet = torch.compile(base.unet)
-        return cls(base, Judge.from_folder(), ClipEncoder("puppets", torch.device("cpu")))
 
-    def read(self, sweep: Sweep, number: int) -> None:
-        """Reads one round of images of each checkpoint, unless it is done.
+@cache
+def networks() -> Networks:
+    """The networks of this process."""
+    base = load_base(BaseConfig(device="cpu", precision="bf16"))
+    base.unet = torch.compile(base.unet)
+    return Networks(base, Judge.from_folder(), ClipEncoder("puppets", torch.device("cpu")))
 
-        Saves of each image the identity and whether all attributes are as asked, and the mean
-        similarity of the images to the training images by CLIP.
-        """
-        asked = requests(sweep, number)
-        prompts = [prompt_for(sweep, request) for request in asked]
-        seeds = [SEED + number * IMAGES + i for i in range(IMAGES)]
-        training = load_dataset(DataConfig(path=str(sweep.pictures), resolution=SIZE))
-        shown = torch.stack([square(image, SIZE) for image in training.training])
-        known = self.encoder.image_features(shown)
-        for checkpoint in sweep.checkpoints():
-            file = truth_file(checkpoint, number)
-            if file.is_file():
-                continue
-            adapter = load_checkpoint(checkpoint, self.base.adapters)
-            images = generate(self.base, [adapter], prompts, seeds, *SAMPLING)[0].float()
-            seen = self.judge.read(images)
-            obeyed = [
-                all(seen[name][i] == value for name, value in request.items())
-                for i, request in enumerate(asked)
-            ]
-            similarity = self.encoder.image_features(images) @ known.T
-            content = {
-                "identity": self.judge.identity(images, sweep.subject).tolist(),
-                "obeyed": [float(value) for value in obeyed],
-                "clip_image": float(similarity.mean()),
-            }
-            write_atomically(file, json.dumps(content).encode())
-        log.info("%s: round %d read", sweep.name, number)
 
-    def scorer(self, sweep: Sweep, number: int) -> Scorer:
-        """The sweep's scorer, with the pool of fresh probes."""
-        arguments = [a for a in sweep_arguments(sweep, number) if not a.startswith("hydra.")]
-        config = settings("sweep", SweepConfig, arguments)
-        scorer = Scorer(
-            self.base, load_dataset(config.data), config.data, config.probes, config.scores,
-            FOLDER / "cache",
-        )  # fmt: skip
-        return scorer.fresh(POOL, rounds=1, baseline=config.scores.baseline)
+@cache
+def _training_features(number: int) -> Tensor:
+    """The features by CLIP of a sweep's training images, (N, D)."""
+    pictures = DataConfig(path=str(SWEEPS[number].pictures), resolution=SIZE)
+    images = [square(image, SIZE) for image in load_dataset(pictures).training]
+    return networks().encoder.image_features(torch.stack(images))
 
-    def draw_pool(self, sweep: Sweep, number: int) -> None:
-        """Generates the images of the pool for each checkpoint, unless they exist."""
-        missing = [file for file in sweep.checkpoints() if not pool_file(file).is_file()]
-        if not missing:
-            return
-        scorer = self.scorer(sweep, number)
-        for checkpoint in missing:
-            images = scorer.generate(checkpoint, slice(None)).float()
-            pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-            write_atomically(pool_file(checkpoint), save({"images": pixels}))
-        log.info("%s: images of %d checkpoints", sweep.name, len(missing))
+
+@cache
+def pool_scorer(number: int) -> Scorer:
+    """A sweep's scorer, with the pool of fresh probes."""
+    arguments = [a for a in sweep_arguments(number) if not a.startswith("hydra.")]
+    config = settings("sweep", SweepConfig, arguments)
+    scorer = Scorer(
+        networks().base, load_dataset(config.data), config.data, config.probes, config.scores,
+        FOLDER / "cache",
+    )  # fmt: skip
+    return scorer.fresh(POOL, rounds=1, baseline=config.scores.baseline)
+
+
+def _read(number: int, checkpoint: Path, part: int) -> None:
+    """Reads one round of a checkpoint's images.
+
+    Saves of each image the identity and whether all attributes are as asked, and the mean
+    similarity of the images to the training images by CLIP.
+    """
+    sweep = SWEEPS[number]
+    asked = requests(sweep, part)
+    prompts = [prompt_for(sweep, request) for request in asked]
+    seeds = [SEED + part * IMAGES + i for i in range(IMAGES)]
+    adapter = load_checkpoint(checkpoint, networks().base.adapters)
+    images = generate(networks().base, [adapter], prompts, seeds, *SAMPLING)[0].float()
+    seen = networks().judge.read(images)
+    obeyed = [
+        all(seen[name][i] == value for name, value in request.items())
+        for i, request in enumerate(asked)
+    ]
+    similarity = networks().encoder.image_features(images) @ _training_features(number).T
+    content = {
+        "identity": networks().judge.identity(images, sweep.subject).tolist(),
+        "obeyed": [float(value) for value in obeyed],
+        "clip_image": float(similarity.mean()),
+    }
+    write_atomically(truth_file(checkpoint, part), json.dumps(content).encode())
+
+
+def _draw_pool(number: int, checkpoint: Path) -> None:
+    """Generates a checkpoint's images of the pool."""
+    images = pool_scorer(number).generate(checkpoint, slice(None)).float()
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    write_atomically(pool_file(checkpoint), save({"images": pixels}))

@@ -1,7 +1,8 @@
 """A study's selection, repeated with other probes: a first look at all checkpoints, then a final.
 
-Its images are those of the pool (see `bench.study_data`), so a repetition takes seconds. A part of
-the pool is used by neither, and says what the scores of many probes are.
+Its images are those of the pool (see `bench.study_data`), so a repetition takes seconds. Probes are
+drawn with replacement (the bootstrap of Efron 1979): the pool stands for all probes that there may
+be, and the scores on the whole pool are the true ones.
 """
 
 from __future__ import annotations
@@ -36,13 +37,11 @@ class Outcome:
     Attributes:
         cards: of the first look.
         verdict: of the final; None without one.
-        spare: rows of the pool that neither used.
         images: that were generated for it, those of the base included.
     """
 
     cards: dict[Key, Scorecard]
     verdict: Verdict | None
-    spare: list[int]
     images: int
 
 
@@ -68,6 +67,12 @@ class Pool:
             for key, file in self.checkpoints.items()
         }
 
+    @cached_property
+    def all(self) -> dict[Key, Scorecard]:
+        """The scorecards of all checkpoints on the whole pool."""
+        rows = range(len(self.scorer.probe_set.probes))
+        return {key: self.card(key, self.scorer, rows) for key in self.checkpoints}
+
     def card(self, key: Key, scorer: Scorer, rows: Sequence[int]) -> Scorecard:
         """A checkpoint's scorecard on some probes of the pool.
 
@@ -78,11 +83,6 @@ class Pool:
         features = self.features[key][list(rows)]
         return scorer.scorecard(self.checkpoints[key], key[1], images, features, NO_LOSSES)
 
-    def cards(self, rows: Sequence[int]) -> dict[Key, Scorecard]:
-        """The scorecards of all checkpoints on some probes of the pool."""
-        scorer = self.scorer.chosen(rows)
-        return {key: self.card(key, scorer, rows) for key in self.checkpoints}
-
     def repeat(
         self, look: int, baseline: int, config: FinalConfig, policy: PolicyConfig, seed: int
     ) -> Outcome:
@@ -92,15 +92,15 @@ class Pool:
             look: probes of the first look.
             baseline: the base's images of each of them, at most as many as the pool has.
         """
-        drawn = _Deck(self.scorer, seed)
-        first, final = drawn.take(look, 1), drawn.take(config.probes, config.rounds)
+        rng = Random(seed)
+        first, final = self._draw(rng, look, 1), self._draw(rng, config.probes, config.rounds)
         known = self.scorer.metrics.baseline
         fewer = replace(known, rounds=known.rounds[:baseline])
         scorer = self.scorer.with_baseline(fewer).chosen(first)
         cards = {key: self.card(key, scorer, first) for key in self.checkpoints}
         images = look * (len(cards) + baseline)
         if not config.contenders:
-            return Outcome(cards, None, drawn.rest(), images)
+            return Outcome(cards, None, images)
         keys = {id(card): key for key, card in cards.items()}
         groups = contender_groups([*cards.values()], policy, config.contenders)
         finalists = [
@@ -123,32 +123,22 @@ class Pool:
 
         verdict = play(finalists, score, config, policy)
         base = config.probes if finalists else 0
-        return Outcome(cards, verdict, drawn.rest(), images + scored + base)
+        return Outcome(cards, verdict, images + scored + base)
+
+    def _draw(self, rng: Random, count: int, rounds: int) -> list[int]:
+        """`count` rows, in an order in which each of `rounds` parts has all roles."""
+        other = count // PROBES_PER_OTHER_ROLE
+        counts = {FRESH: count - 2 * other, CLASS: other, CAPTION: other}
+        rows = [
+            row
+            for role, number in counts.items()
+            for row in rng.choices(self.scorer.probe_set.rows(role), k=number)
+        ]
+        return [row for part in range(rounds) for row in rows[part::rounds]]
 
     def _order(self, key: Key) -> tuple[int, ...]:
         trial, epoch = key
         return epoch, self.ranks[trial], trial
-
-
-class _Deck:
-    """Deals the rows of the pool, each once, in the shares of the roles."""
-
-    def __init__(self, scorer: Scorer, seed: int) -> None:
-        rng = Random(seed)
-        self.left = {role: scorer.probe_set.rows(role) for role in (FRESH, CLASS, CAPTION)}
-        for rows in self.left.values():
-            rng.shuffle(rows)
-
-    def take(self, count: int, rounds: int) -> list[int]:
-        """`count` rows, in an order in which each of `rounds` parts has all roles."""
-        other = count // PROBES_PER_OTHER_ROLE
-        counts = {FRESH: count - 2 * other, CLASS: other, CAPTION: other}
-        rows = [self.left[role].pop() for role, number in counts.items() for _ in range(number)]
-        return [row for part in range(rounds) for row in rows[part::rounds]]
-
-    def rest(self) -> list[int]:
-        """All rows that were not dealt."""
-        return sorted(row for rows in self.left.values() for row in rows)
 
 
 def make_pool(sweep: Sweep, scorer: Scorer) -> Pool:
