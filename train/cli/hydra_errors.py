@@ -61,6 +61,9 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
     """
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if "/" in group and not option:  # as completion of a folder's name leaves it: data=puppets/
+            group, _, option = group.rpartition("/")
+            option += "/"
         hint = suggestion(option, list(error.options))
         return f"{group}: {format_value(option)} is not one of {', '.join(error.options)}{hint}"
     message = textwrap.shorten(f"{error} {error.__cause__ or ''}", MAX_CHARACTERS)

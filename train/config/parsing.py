@@ -117,7 +117,7 @@ def dotted_keys(config: DictConfig, prefix: str = "") -> list[str]:
 
 def suggestion(key: str, known: list[str]) -> str:
     """`; did you mean X?` for the known key nearest to `key`, or an empty text."""
-    similar = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    similar = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {similar[0]}?" if similar and similar[0] != key else ""
 
 

@@ -115,6 +115,10 @@ def test_user_images_on_the_embedded_base_and_vice_versa() -> None:
             "data: default does not go with data.path=puppets_object",
         ),
         (["base=sd3"], "base: 'sd3' is not one of"),
+        (["data=puppets_object/"], "data: 'puppets_object/' is not one of default, puppets, "),
+        (["data=nope/"], "data: 'nope/' is not one of"),
+        (["data=/"], "data: '/' is not one of"),
+        (["data="], "data: '' is not one of"),
     ],
 )
 def test_conflicting_groups_and_paths(line: list[str], words: str) -> None:
