@@ -63,7 +63,7 @@ def save_verdict(file: Path, key: str, verdict: Verdict, config: FinalConfig,
                 "group": f.group,
                 "order": list(f.order),
                 "out": f.out,
-                "probability": f.probability,
+                "probabilities": f.probabilities,
                 "cards": [card.to_dict() for card in f.cards],
             }
             for f in verdict.finalists

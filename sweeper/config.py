@@ -182,6 +182,7 @@ class SelectConfig:
     storage: str | None = text_field(None)
     root: str = path_field("mlruns")
     apply: bool = False
+    replay: bool = False
     selection: PolicyConfig = field(default_factory=PolicyConfig)
 
 

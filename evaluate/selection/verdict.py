@@ -26,8 +26,8 @@ class Finalist:
         order: how late it is taken among equals, for example its epoch.
         cards: after each of its rounds, its scorecard on all fresh probes that it has had.
         out: why it was dropped; empty if it was not.
-        probability: that it is the best of those that were not dropped, or equal to it within the
-            tolerance.
+        probabilities: after each of its rounds, that it is the best of those that were not
+            dropped, or equal to it within the tolerance; 0 in the round that it was dropped in.
         trial: of a study; None for other files.
         group: of contenders, from 0; see `contender_groups`.
     """
@@ -36,7 +36,7 @@ class Finalist:
     order: tuple[int, ...]
     cards: list[Scorecard] = field(default_factory=list)
     out: str = ""
-    probability: float = 0.0
+    probabilities: list[float] = field(default_factory=list)
     trial: int | None = None
     group: int = 0
 
@@ -44,6 +44,11 @@ class Finalist:
     def label(self) -> str:
         """`trial 3, epoch 5`."""
         return self.first.label if self.trial is None else f"trial {self.trial}, {self.first.label}"
+
+    @property
+    def probability(self) -> float:
+        """The last of its probabilities; 0 if it was dropped."""
+        return self.probabilities[-1] if self.probabilities and not self.out else 0.0
 
     @property
     def final(self) -> Scorecard:
@@ -108,15 +113,15 @@ def end_round(
     Args:
         look: number of the round, from 1.
     """
-    inside = _drop_over_limit([f for f in finalists if not f.out], look, policy)
-    inside = _drop_behind(inside, look, config, policy)
-    for finalist in finalists:
-        finalist.probability = 0.0
+    scored = [f for f in finalists if not f.out]
+    for finalist in scored:
+        finalist.probabilities.append(0.0)
+    inside = _drop_behind(_drop_over_limit(scored, look, policy), look, config, policy)
     if not inside:
         return True
     probabilities = probabilities_of_best(worths([f.final for f in inside]), config.tolerance)
     for finalist, probability in zip(inside, probabilities, strict=True):
-        finalist.probability = float(probability)
+        finalist.probabilities[-1] = float(probability)
     certain = all(total_violation(f.final, policy) <= 0 for f in inside)
     return certain and max(f.probability for f in inside) >= config.confidence
 

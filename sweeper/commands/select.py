@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from evaluate.console.tables import table_console
 from evaluate.selection.objective import FIDELITIES, MEMORY
 from evaluate.selection.policy import check_scores
 from evaluate.tracking.store_address import Address, run_id_in
@@ -17,9 +18,10 @@ from sweeper.results.checkpoint_files import (
     missing_reason,
 )
 from sweeper.results.missing_trials import describe_missing
+from sweeper.results.final_course import course
 from sweeper.results.ranking import RankedTrial, explain, rank_trials
 from sweeper.results.study_verdict import load_verdict
-from sweeper.results.summary_table import print_selection, print_table
+from sweeper.results.summary_table import WIDTH, print_selection, print_table
 from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import TrialRecord, load_records, study_not_found
 from train.errors import ConfigError
@@ -49,6 +51,10 @@ def main(config: SelectConfig) -> None:
         print_lines(missing)
     if config.selection.rule == "pareto":
         _show_front(ranked)
+    if config.replay:
+        if verdict is None:
+            raise ConfigError(f"replay: {config.study} has no final that decides by this policy")
+        table_console(WIDTH).print(course(verdict))
     if config.apply:
         if not study.is_dir():
             raise ConfigError(f"apply: the files of {config.study} are not in {study.parent}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from evaluate.selection.explain import format_percent
 from evaluate.selection.objective import MEMORY, comparison_value
 from evaluate.selection.verdict import Finalist, Verdict
+from sweeper.results.final_course import ending
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,9 @@ def _place(finalist: Finalist) -> tuple[int, bool, float]:
 
 
 def _row(finalist: Finalist, verdict: Verdict) -> FinalistRow:
-    kept = finalist is verdict.winner
-    tied = "equal, but later" if finalist in verdict.ties else ""
-    ending = "kept" if kept else finalist.out or tied or "less likely to be the best"
+    kept, how = finalist is verdict.winner, ending(finalist, verdict)
     if not finalist.cards:
-        return FinalistRow(finalist.label, 0, "", "", "", ending, kept)
+        return FinalistRow(finalist.label, 0, "", "", "", how, kept)
     card = finalist.final
     memory = format_percent(card.scores[MEMORY].value) if MEMORY in card.scores else ""
     return FinalistRow(
@@ -56,6 +55,6 @@ def _row(finalist: Finalist, verdict: Verdict) -> FinalistRow:
         fidelity=f"{comparison_value(card):.3f}",
         memory=memory,
         probability=format_percent(finalist.probability) if not finalist.out else "",
-        ending=ending,
+        ending=how,
         kept=kept,
     )

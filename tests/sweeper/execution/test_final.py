@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from selenium.webdriver import Chrome
 
+from evaluate.selection.objective import comparison_value
 from evaluate.verdict_file import VERDICT_FILE, load_final
 from sweeper.results.checkpoint_files import REPORT_FILE, RESULT_FILE, SELECTED_FILE
 from sweeper.tracking.trial_record import load_records
@@ -122,6 +123,27 @@ def test_saved_final_is_decided_again_under_other_limits(
     code, output = run_module("sweeper.select", "study=small", "selection=last", f"root={root}")
     assert code == 0, output
     assert "the final" not in output
+
+
+def test_replay_shows_the_course_of_the_final(decided: tuple[Path, str]) -> None:
+    root, _ = decided
+    saved = load_final(root / "studies" / "small" / VERDICT_FILE)
+    assert saved
+    code, output = run_module(
+        "sweeper.select", "study=small", "replay=true", *LOOSE, f"root={root}"
+    )
+    assert code == 0, output
+    table = output.partition("the final, round by round")[2]
+    assert "16 probes" in table
+    for finalist in saved.finalists:
+        if finalist.cards:
+            assert f"trial {finalist.trial}, epoch {finalist.first.epoch}" in table
+            assert f"{comparison_value(finalist.cards[0]):.3f}" in table
+    code, output = run_module(
+        "sweeper.select", "study=small", "replay=true", "selection=last", f"root={root}"
+    )
+    assert code == 1
+    assert "replay: small has no final that decides by this policy" in output
 
 
 def test_killed_final_is_held_by_the_same_command(
