@@ -106,6 +106,8 @@ def _check_training(config: TrialConfig) -> None:
         raise ConfigError(
             f"training.text_encoder_lr: {name} estimates one step size for all; leave it null"
         )
+    if training.ema and "ScheduleFree" in target:
+        raise ConfigError(f"training.ema: {target.rpartition('.')[2]} averages its weights itself")
     steps, warmup = training.max_steps, config.scheduler.warmup_steps
     if steps is not None and warmup is not None and warmup > steps:
         raise ConfigError(

@@ -153,6 +153,7 @@ class TrainingConfig:
     min_snr_gamma: float | None = ranged(None, 0.01, 1000)
     noise_offset: float = limited(0.0, SHARE)
     prior_loss_weight: float = ranged(1.0, 0, 1000)
+    ema: float = ranged(0.0, 0, 0.28)
     # a number, or one for each of SDXL's two text encoders
     text_encoder_lr: Any = field(default=None, metadata=OF_NUMBERS)
     save_precision: str = choice_field("fp16")

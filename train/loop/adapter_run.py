@@ -30,6 +30,7 @@ from train.loop.optimizers import make_optimizer, make_scheduler, swapped_to_ave
 from train.loop.random_draws import MicroBatch
 from train.loop.schedule import schedule_of
 from train.loop.trial_spec import Checkpoint, TrialSpec
+from train.loop.weight_average import WeightAverage
 from train.lora import checkpoint
 from train.lora.batched import Dropout
 from train.models.base_model import DTYPES, BaseModel
@@ -103,6 +104,8 @@ class AdapterRun:
         self.adapter = adapter.to(self.base.device)
         self.optimizer = make_optimizer(self.config, self.adapter)
         self.scheduler = make_scheduler(self.config.scheduler, self.optimizer, self.schedule)
+        width = self.config.training.ema
+        self.average = WeightAverage(self.adapter, width) if width else None
         half = self.base.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.base.device.type) if half else None
         self.last: dict[str, Any] | None = None  # fields of the last checkpoint
@@ -191,6 +194,8 @@ class AdapterRun:
             self.skipped += 1
         else:
             self.scheduler.step()
+            if self.average:
+                self.average.update(self.adapter)
         self.adapter.zero_grad(set_to_none=True)
 
     def _failure(self) -> str:
@@ -237,7 +242,12 @@ class AdapterRun:
         precision = DTYPES[self.config.training.save_precision]
         self._record_checkpoint(self.last["epoch"] if self.last else 0)
         saved = self.last_saved()
-        with swapped_to_averaged_weights(self.optimizer, self.adapter):
+        averaged = (
+            self.average.swapped_into(self.adapter)
+            if self.average
+            else swapped_to_averaged_weights(self.optimizer, self.adapter)
+        )
+        with averaged:
             checkpoint.check_finite(self.adapter, precision)
             if self.processes.main:
                 checkpoint.save_checkpoint(saved.path, self.adapter, file_metadata, precision)
@@ -309,6 +319,7 @@ class AdapterRun:
             "last": self.last,
             "skipped": self.skipped,
             "adapter": self.adapter.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "kind": self.config.optimizer["_target_"],
             "scheduler": self.scheduler.state_dict(),
@@ -321,6 +332,8 @@ class AdapterRun:
         kind = self.config.optimizer["_target_"]
         check_parts(state, self.scheduler, self.optimizer, kind, self.schedule.epochs)
         self.adapter.load_state_dict(state["adapter"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         if state["kind"] == kind:
             self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

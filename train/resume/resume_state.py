@@ -69,10 +69,12 @@ class Progress(msgspec.Struct):
     scheduler: dict[str, Any]
     scaler: dict[str, Any] | None
     adapter: dict[str, Any]
+    average: dict[str, Any] | None = None
 
 
 TENSORS = frozenset({"losses", "random"})
 PARTS = TENSORS | set(Progress.__struct_fields__)
+ADDED = {"average": None}  # parts that older versions lacked
 
 
 def read_state(file: Path, device: torch.device, count: int) -> dict[str, Any] | None:
@@ -92,6 +94,7 @@ def read_state(file: Path, device: torch.device, count: int) -> dict[str, Any] |
         state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
         if not isinstance(state, dict):
             raise StateError("it is not a mapping")
+        state = ADDED | state
         if missing := PARTS - set(state):
             raise StateError(f"it has no {min(missing)}")
         _check_tensors(state, 0)

@@ -37,6 +37,8 @@ def identity(
         parts[part] = {key: v for key, v in settings[part].items() if key not in location_keys}
     training = {key: v for key, v in settings["training"].items() if key not in NEUTRAL_KEYS}
     training["batch_size"] *= processes
+    if not training.get("ema"):
+        training.pop("ema", None)  # older versions lacked it, and had the same bytes without
     return json.dumps({**parts, "training": training}, sort_keys=True)
 
 
