@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from evaluate.intervals import wilson
 from train.config.parsing import suggestion
 from train.config.ranges import NAMES, RANGE, SEED, Range, limited, ranged
 from train.config.schema import MAX_STEPS, BaseConfig, DataConfig
-from train.config.setting_kinds import choice_field, model_field, path_field
+from train.config.setting_kinds import OF_NUMBERS, choice_field, model_field, path_field
 from train.config.trigger_check import check_trigger
 from train.config_checks import check_base, check_data
 from train.errors import ConfigError
@@ -35,6 +36,7 @@ SCORE_METADATA = {RANGE: FINITE, NAMES: SCORES}
 # one probe in eight is a training caption, and one in eight is the class alone
 PROBES_PER_OTHER_ROLE = 8
 MIN_PER_ROUND = 2  # probes of a round of the final
+MAX_STRENGTH, MAX_AVERAGED = 10.0, 100  # of the variants of a checkpoint
 LAYOUT = "layout"
 POSE_DETECTORS = ("puppets", "keypointrcnn", "mediapipe", LAYOUT)
 RULES = (
@@ -82,6 +84,8 @@ class PolicyConfig:
     min: dict[str, float] = field(default_factory=dict, metadata=SCORE_METADATA)
     standard_errors: float = ranged(1.0, 0, 100)
     epoch: int = ranged(0, 0, MAX_STEPS)
+    strengths: list[float] = field(default_factory=lambda: [1.0], metadata=OF_NUMBERS)
+    averages: list[int] = field(default_factory=lambda: [1], metadata=OF_NUMBERS)
     weights: dict[str, float] = field(default_factory=dict, metadata=SCORE_METADATA)
 
 
@@ -173,12 +177,22 @@ def check_policy(policy: PolicyConfig) -> None:
     for name in ("max", "min", "weights"):
         for score in getattr(policy, name):
             _check_one_of(f"selection.{name}", score, SCORES)
+    _check_list("selection.strengths", policy.strengths, Range(0, MAX_STRENGTH, open_low=True))
+    _check_list("selection.averages", policy.averages, Range(1, MAX_AVERAGED))
     if policy.rule == "epoch" and policy.epoch < 1:
         raise ConfigError("selection.epoch: the rule epoch needs the epoch to keep, 1 or more")
     if policy.rule == "weighted" and not policy.weights:
         raise ConfigError(
             "selection.weights: the rule weighted needs a weight for one score or more"
         )
+
+
+def _check_list(key: str, values: list[Any], valid: Range) -> None:
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{key}: a list of one or more numbers is needed, such as [1]")
+    for value in values:
+        if value not in valid or (key == "selection.averages" and value != int(value)):
+            raise ConfigError(f"{key}: {value} is not {valid}")
 
 
 def _check_one_of(key: str, value: str, valid: tuple[str, ...]) -> None:

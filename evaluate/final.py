@@ -83,7 +83,9 @@ class Final:
                 checkpoint, first.epoch, torch.cat(all_images), ImageFeatures.joined(all_features),
                 NO_LOSSES,
             )  # fmt: skip
-        finalist.cards.append(replace(card, unit=first.unit))
+        finalist.cards.append(
+            replace(card, unit=first.unit, strength=first.strength, averaged=first.averaged)
+        )
 
     def _first(self, count: int) -> Scorer:
         """The scorer of the first `count` fresh probes."""

@@ -27,14 +27,16 @@ from evaluate.library import load_scorer
 from evaluate.score_cache import ScoreCache, key_of
 from evaluate.scorecard import Estimate, Scorecard, usable
 from evaluate.scorer import Scorer
-from evaluate.selection.contenders import contender_groups
+from evaluate.selection.contenders import contender_groups, is_allowed, variant_sources
 from evaluate.selection.diagnosis import Finding, describe, diagnose
 from evaluate.selection.objective import fidelity
 from evaluate.selection.policy import Selection, check_scores, select
-from evaluate.selection.verdict import Finalist, Verdict
+from evaluate.selection.verdict import Finalist, Verdict, order_of
 from evaluate.tracking.environment import environment
 from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun, score_metrics
 from evaluate.tracking.tracking_uri import check_tracking
+from evaluate.variant_files import FOLDER, delete_others
+from evaluate.variants import score_variants, variants_of
 from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL, mlflow_tags
 from train.config.flattening import flatten
 from train.data.dataset import load_dataset
@@ -79,10 +81,11 @@ def main(config: EvaluateConfig) -> None:
         return
     fingerprints = {"data": dataset.fingerprint, "base": scorer.base.fingerprint,
              "probes": scorer.fingerprint, "sizes": str(framing_of(config.data))}  # fmt: skip
-    cards = score(files, unit, scorer, ScoreCache(output, fingerprints), output)
+    cache = ScoreCache(output, fingerprints)
+    cards = score(files, unit, scorer, cache, output)
     if not usable(cards):
         raise CheckpointError(f"none of the files can be used: {cards[0].failure}")
-    verdict = hold_final(cards, scorer, config, output)
+    verdict = hold_final(cards, scorer, cache, config, output)
     selection = select(cards, config.selection, verdict)
     findings = diagnose(cards, config.selection)
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
@@ -94,21 +97,34 @@ def main(config: EvaluateConfig) -> None:
 
 
 def hold_final(
-    cards: list[Scorecard], scorer: Scorer, config: EvaluateConfig, output: Path
+    cards: list[Scorecard],
+    scorer: Scorer,
+    cache: ScoreCache,
+    config: EvaluateConfig,
+    output: Path,
 ) -> Verdict | None:
     """The verdict of a final between the files that may be the best; None without a final.
 
     An unchanged final is not repeated.
     """
-    if not config.final.contenders or config.selection.rule not in WITH_FINAL:
+    policy, size = config.selection, config.final.contenders
+    if not size or policy.rule not in WITH_FINAL:
         return None
-    groups = contender_groups(cards, config.selection, config.final.contenders)
+    variants = {
+        f"{source.label.replace(' ', '-')}-{variant.stem}": variant
+        for source in variant_sources(cards, size)
+        for variant in variants_of(usable(cards), source, policy)
+    }
+    made = score_variants(variants, scorer, cache, output / FOLDER)
+    allowed = [card for card in (*cards, *made.values()) if is_allowed(card, policy)]
     finalists = [
-        Finalist(card, (card.epoch,), group=number)
-        for number, group in enumerate(groups)
+        Finalist(card, order_of(card), group=number)
+        for number, group in enumerate(contender_groups(allowed, policy, size))
         for card in group
     ]
-    return decide(finalists, scorer, config.final, config.selection, output / VERDICT_FILE)
+    verdict = decide(finalists, scorer, config.final, policy, output / VERDICT_FILE)
+    delete_others(output / FOLDER, [finalist.first for finalist in finalists])
+    return verdict
 
 
 def score(

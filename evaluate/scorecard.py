@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from evaluate.config import LOSSES
+from evaluate.config import LOSSES, MAX_STRENGTH
 from train.config.schema import MAX_STEPS
 from train.files.untrusted import convert
 
@@ -50,6 +50,8 @@ class SavedCard(msgspec.Struct):
     unit: Literal["epoch", "step"]
     copies: dict[Name, int] = {}
     failure: Text | None = None  # older versions did not record it; see NOT_SCORED
+    strength: Annotated[float, Meta(gt=0, le=MAX_STRENGTH)] = 1.0
+    averaged: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 1
 
     def __post_init__(self) -> None:
         if not all(probe.isascii() and probe.isdecimal() for probe in self.copies):
@@ -80,6 +82,9 @@ class Scorecard:
         failure: why the checkpoint cannot be used, for example images that are not finite; empty
             if it can. A checkpoint that failed has no scores and is never feasible.
         images: the probe images (N, H, W, 3), 0 to 255; None after reading from JSON.
+        strength: that is built into the file, which was made of a saved checkpoint (see
+            `evaluate.variants`); 1 for a checkpoint as it was saved.
+        averaged: number of successive checkpoints, this one the last, whose average the file is.
     """
 
     checkpoint: Path
@@ -92,11 +97,21 @@ class Scorecard:
     unit: str = "epoch"
     failure: str = ""
     images: NDArray[np.uint8] | None = None
+    strength: float = 1.0
+    averaged: int = 1
 
     @property
     def label(self) -> str:
-        """`epoch 5`."""
-        return f"{self.unit} {self.epoch}"
+        """`epoch 5`, `epoch 5 at strength 0.8`, `the average of 2 checkpoints up to epoch 5`."""
+        label = f"{self.unit} {self.epoch}"
+        if self.averaged > 1:
+            label = f"the average of {self.averaged} checkpoints up to {label}"
+        return label if self.strength == 1 else f"{label} at strength {self.strength:g}"
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether the file was made of saved checkpoints, without training."""
+        return self.averaged > 1 or self.strength != 1
 
     def to_dict(self) -> dict[str, Any]:
         """Everything except the images, ready for JSON."""
@@ -110,6 +125,8 @@ class Scorecard:
             "copies": {str(probe): image for probe, image in self.copies.items()},
             "unit": self.unit,
             "failure": self.failure,
+            "strength": self.strength,
+            "averaged": self.averaged,
         }
 
     @classmethod
@@ -141,6 +158,8 @@ class Scorecard:
             copies={int(probe): image for probe, image in saved.copies.items()},
             unit=saved.unit,
             failure=failure,
+            strength=saved.strength,
+            averaged=saved.averaged,
         )
 
 

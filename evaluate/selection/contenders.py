@@ -12,6 +12,7 @@ from evaluate.selection.objective import (
     FIDELITIES,
     comparison_value,
     fidelity,
+    is_noise,
     paired_difference,
     total_violation,
 )
@@ -49,6 +50,26 @@ def contender_groups(
     rest = [card for card in ordered if id(card) not in chosen]
     groups = [first, *(rest[i : i + size] for i in range(0, len(rest), size))]
     return groups[:MAX_GROUPS]
+
+
+def is_allowed(card: Scorecard, policy: PolicyConfig) -> bool:
+    """Whether a policy allows a checkpoint's strength and average."""
+    return card.strength in policy.strengths and card.averaged in policy.averages
+
+
+def variant_sources(cards: Sequence[Scorecard], size: int) -> list[Scorecard]:
+    """The checkpoints of which other strengths and averages are tried, at most `size`.
+
+    They have the most fidelity, as far as that is significant, within the limits or not: at a lower
+    strength they may be within.
+    """
+    possible = [c for c in usable(cards) if fidelity(c) is not None and not is_noise(c)]
+    if not possible:
+        return []
+    best = max(possible, key=comparison_value)
+    distances = {id(card): _distance(best, card) for card in possible}
+    ordered = sorted(possible, key=lambda card: (distances[id(card)], card.epoch))
+    return [card for card in ordered if distances[id(card)] <= MAX_BEHIND][:size]
 
 
 def _distance(best: Scorecard, card: Scorecard) -> float:

@@ -56,6 +56,11 @@ class Finalist:
         return self.cards[-1]
 
 
+def order_of(card: Scorecard, rank: int = 0, trial: int = 0) -> tuple[int, ...]:
+    """How late a checkpoint is taken among equals: by epoch, rank, trial, and as it was saved."""
+    return card.epoch, rank, trial, card.averaged, round(abs(1 - card.strength) * 1000)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The result of a final.

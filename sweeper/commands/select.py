@@ -17,8 +17,8 @@ from sweeper.results.checkpoint_files import (
     find_weights,
     missing_reason,
 )
-from sweeper.results.missing_trials import describe_missing
 from sweeper.results.final_course import course
+from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import RankedTrial, explain, rank_trials
 from sweeper.results.study_verdict import load_verdict
 from sweeper.results.summary_table import WIDTH, print_selection, print_table
@@ -34,6 +34,8 @@ class Applied(msgspec.Struct):
 
     trial: int
     epoch: int
+    strength: float = 1.0
+    averaged: int = 1
 
 
 def main(config: SelectConfig) -> None:
@@ -66,7 +68,8 @@ def main(config: SelectConfig) -> None:
     if best.selection:
         card = best.selection.scorecard
         print_lines(*explain(ranked), f"the LoRA to keep: {card.checkpoint}")
-        if applied(study) == Applied(best.record.number, card.epoch):
+        selected = Applied(best.record.number, card.epoch, card.strength, card.averaged)
+        if applied(study) == selected:
             print_lines(f"it is the study's {SELECTED_FILE} already")
         else:
             print_lines(f"apply=true makes it the study's {SELECTED_FILE} and MLflow's champion")

@@ -98,14 +98,17 @@ def promote(
         write_atomically(study / SELECTED_FILE, content)
         files += [study / SELECTED_FILE, overview, study / VERDICT_FILE]
         tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
-                 "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
+                 "best_epoch": str(card.epoch), "best_strength": f"{card.strength:g}",
+                 "best_averaged": str(card.averaged),
+                 "reasons": " ".join(explain(ranked))}  # fmt: skip
         if verdict := best.selection.verdict:
             tags |= mlflow_tags(verdict, policy)
         tags[NOTE_TAG] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
     files.append(write_report(study, ranked, policy, storage=storage))
     # a study that is still running has no probe set yet
-    mirror.finalize(best.record if best else None, [f for f in files if f.exists()], tags)
+    winner = (best.record, best.selection.scorecard) if best and best.selection else None
+    mirror.finalize(winner, [f for f in files if f.exists()], tags)
 
 
 def _write_json(
@@ -124,6 +127,8 @@ def _write_json(
             "run_id": best.run_id,
             "trial": best.record.number,
             "epoch": card.epoch,
+            "strength": card.strength,
+            "averaged": card.averaged,
             "checkpoint": SELECTED_FILE,
             "feasible": best.selection.feasible,
             "fidelity": best.selection.fidelity,

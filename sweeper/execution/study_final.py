@@ -6,15 +6,20 @@ import logging
 from pathlib import Path
 
 from evaluate.final import decide
+from evaluate.score_cache import ScoreCache
+from evaluate.scorecard import Scorecard, usable
 from evaluate.scorer import Scorer
-from evaluate.selection.contenders import contender_groups
-from evaluate.selection.verdict import Finalist
+from evaluate.selection.contenders import contender_groups, is_allowed, variant_sources
+from evaluate.selection.verdict import Finalist, order_of
+from evaluate.variant_files import FOLDER, delete_others
+from evaluate.variants import score_variants, variants_of
 from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL
 from sweeper.config import SweepConfig
 from sweeper.tracking.trial_record import FAILED, RUNNING, TrialRecord, load_records
 from train.data.folders.wording import count_noun
 
 log = logging.getLogger(__name__)
+Owners = dict[int, TrialRecord]  # by the ids of scorecards
 
 
 def hold_final(study: Path, scorer: Scorer, config: SweepConfig) -> None:
@@ -22,31 +27,60 @@ def hold_final(study: Path, scorer: Scorer, config: SweepConfig) -> None:
 
     An unchanged final is not held again.
     """
-    file, policy = study / VERDICT_FILE, config.selection
-    finalists = []
+    policy = config.selection
+    finalists: list[Finalist] = []
     if config.final.contenders and policy.rule in WITH_FINAL:
         records = [r for r in load_records(study) if r.state not in (RUNNING, FAILED)]
-        finalists = _finalists(records, config)
+        owners = _owners(records)
+        cards = [card for record in records for card in record.scorecards if id(card) in owners]
+        cards += _variants(study, cards, owners, scorer, config)
+        allowed = [card for card in cards if is_allowed(card, policy)]
+        groups = contender_groups(allowed, policy, config.final.contenders)
+        finalists = [
+            _finalist(card, owners[id(card)], number)
+            for number, group in enumerate(groups)
+            for card in group
+        ]
     if (count := sum(finalist.group == 0 for finalist in finalists)) > 1:
         log.info(f"the final: {count_noun(count, 'checkpoint')} on fresh probes")
-    decide(finalists, scorer, config.final, policy, file)
+    decide(finalists, scorer, config.final, policy, study / VERDICT_FILE)
+    delete_others(study / FOLDER, [finalist.first for finalist in finalists])
 
 
-def _finalists(records: list[TrialRecord], config: SweepConfig) -> list[Finalist]:
-    """The contenders whose files exist; among equals the earliest epoch and the lowest rank."""
-    owners = {
+def _owners(records: list[TrialRecord]) -> Owners:
+    """The trials of the checkpoints whose files exist."""
+    return {
         id(card): record
         for record in records
         for card in record.scorecards
         if card.checkpoint.is_file()
     }
-    existing = [c for record in records for c in record.scorecards if id(c) in owners]
-    groups = contender_groups(existing, config.selection, config.final.contenders)
-    finalists = []
-    for number, group in enumerate(groups):
-        for card in group:
-            record = owners[id(card)]
-            rank = record.setting("network", "rank")
-            order = (card.epoch, rank if isinstance(rank, int) else 0, record.number)
-            finalists.append(Finalist(card, order, trial=record.number, group=number))
-    return finalists
+
+
+def _variants(
+    study: Path, cards: list[Scorecard], owners: Owners, scorer: Scorer, config: SweepConfig
+) -> list[Scorecard]:
+    """The scorecards of other strengths and averages of the best checkpoints; adds their owners."""
+    sources = variant_sources(cards, config.final.contenders)
+    variants, trials = {}, {}
+    for card in sources:
+        record = owners[id(card)]
+        siblings = [c for c in usable(record.scorecards) if id(c) in owners]
+        for variant in variants_of(siblings, card, config.selection):
+            name = f"trial-{record.number:04d}-{variant.stem}"
+            variants[name], trials[name] = variant, record
+    if not variants:
+        return []
+    log.info(f"trying {count_noun(len(variants), 'other strength or average')} of the best")
+    folder = study / FOLDER
+    about = {"base": scorer.base.fingerprint, "probes": scorer.fingerprint}
+    scored = score_variants(variants, scorer, ScoreCache(folder, about), folder)
+    owners |= {id(card): trials[name] for name, card in scored.items()}
+    return [*scored.values()]
+
+
+def _finalist(card: Scorecard, record: TrialRecord, group: int) -> Finalist:
+    """Among equals the earliest epoch and the lowest rank come first."""
+    rank = record.setting("network", "rank")
+    order = order_of(card, rank if isinstance(rank, int) else 0, record.number)
+    return Finalist(card, order, trial=record.number, group=group)

@@ -9,12 +9,13 @@ from sweeper.results.ranking import RankedTrial
 from sweeper.results.retrain_command import retrain_command
 from sweeper.results.snippets import reproduce_commands, root_argument
 from train.errors import CheckpointError
-from train.lora.checkpoint_file import weights_hash
+from train.lora.checkpoint_file import read_metadata, weights_hash
 from train.text.terminal import print_lines
 
 # file names in a study's folder
 SELECTED_FILE, REPORT_FILE, RESULT_FILE = "best.safetensors", "report.html", "result.json"
 PROBES_FILE, OVERVIEW_FILE = "probes.yaml", "overview.png"
+HASH_KEY = "sshs_model_hash"  # in a LoRA file's metadata: the hash of its weights
 POLICY_KEY = "policy_settings"  # key in RESULT_FILE: the policy that selected the result
 
 
@@ -27,6 +28,8 @@ def find_weights(study: Path, entry: RankedTrial) -> bytes | None:
     if entry.selection is None:
         return None
     card = entry.selection.scorecard
+    if card.is_variant:
+        return _content_of_variant(card.checkpoint)
     hashes = {epoch.weights for epoch in entry.record.epochs if epoch.scorecard.epoch == card.epoch}
     for file in (card.checkpoint, study / SELECTED_FILE):  # it may have been selected before
         with suppress(CheckpointError):
@@ -35,10 +38,19 @@ def find_weights(study: Path, entry: RankedTrial) -> bytes | None:
     return None
 
 
+def _content_of_variant(file: Path) -> bytes | None:
+    with suppress(CheckpointError, OSError):
+        if weights_hash(file) == read_metadata(file).get(HASH_KEY):
+            return file.read_bytes()
+    return None
+
+
 def missing_reason(entry: RankedTrial) -> str:
     """Says that a trial's checkpoint was deleted or damaged, and which command retrains it."""
     assert entry.selection
     file = entry.selection.scorecard.checkpoint
+    if entry.selection.scorecard.is_variant:
+        return f"{file} is gone or damaged; the command of the study makes it again"
     retrain = retrain_command(entry.record)  # if MLflow does not have the run
     root = root_argument(file.parent.parent.parent)
     command, *others = reproduce_commands(entry.run_id, file, root, " keep_checkpoints=all")

@@ -14,12 +14,13 @@ def course(verdict: Verdict) -> PlainTable:
     A cell has the fidelity on all fresh probes so far, and the probability that it is the best or
     equal to it within the tolerance.
     """
-    longest = max((f for f in verdict.finalists), key=lambda f: len(f.cards))
+    longest = max(verdict.finalists, key=lambda f: len(f.cards))
     table = PlainTable("the final, round by round")
     table.heading("")
     table.heading("finalist")
     for number, card in enumerate(longest.cards, start=1):
-        table.heading(f"round {number}\n{len(card.by_probe['subject_fidelity'])} probes", right=True)
+        probes = len(card.by_probe["subject_fidelity"])
+        table.heading(f"round {number}\n{probes} probes", right=True)
     table.heading("how it ended")
     for finalist in verdict.finalists:
         cells = [

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluate.config import PolicyConfig
+from evaluate.selection.contenders import is_allowed
 from evaluate.selection.verdict import Verdict
+from evaluate.variant_files import FOLDER
 from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL, load_final, replay
 from sweeper.tracking.trial_record import TrialRecord
 from train.files.untrusted import UntrustedFileError
@@ -31,13 +33,16 @@ def load_verdict(study: Path, records: list[TrialRecord], policy: PolicyConfig) 
     if saved is None:
         return None
     cards = {(r.number, card.epoch): card for r in records for card in r.scorecards}
-    firsts = [cards.get((f.trial or 0, f.first.epoch)) for f in saved.finalists]
-    finalists = [
-        replace(f, first=first)
-        for f, first in zip(saved.finalists, firsts, strict=True)
-        if first is not None
-    ]
-    if len(finalists) < len(firsts):
-        log.warning(f"{study / VERDICT_FILE} is of other trials; the first scores decide")
-        return None
+    finalists = []
+    for finalist in saved.finalists:
+        source = cards.get((finalist.trial or 0, finalist.first.epoch))
+        if source is None:
+            log.warning(f"{study / VERDICT_FILE} is of other trials; the first scores decide")
+            return None
+        first = source
+        if finalist.first.is_variant:  # the study may have been moved
+            file = study / FOLDER / finalist.first.checkpoint.name
+            first = replace(finalist.first, checkpoint=file)
+        if is_allowed(first, policy):
+            finalists.append(replace(finalist, first=first))
     return replay(finalists, saved.config, policy)

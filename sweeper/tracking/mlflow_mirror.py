@@ -14,6 +14,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from evaluate.config import PolicyConfig
 from evaluate.images.epoch_grid import epoch_grid
+from evaluate.scorecard import Scorecard
 from evaluate.selection.diagnosis import describe, diagnose
 from evaluate.selection.explain import format_comparison_value
 from evaluate.tracking.mlflow_store import NOTE_TAG, MlflowStore, TrackedRun
@@ -32,6 +33,7 @@ from sweeper.tracking.trial_record import (
 )
 from train.config.flattening import flatten
 
+Winner = tuple[TrialRecord, Scorecard]
 BASE_SHEET = "base.png"  # in a study's folder: the probe images of the base without a LoRA
 STATUS = {COMPLETE: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
 
@@ -143,14 +145,16 @@ class MlflowMirror(MlflowStore):
         """The MLflow run of a trial."""
         return TrackedRun(self, record.folder / RUN_FILE, record.name, record.study)
 
-    def finalize(self, winner: TrialRecord | None, files: list[Path], tags: dict[str, str]) -> None:
-        """Logs the study's files, ends the parent run and sets the alias `champion`."""
+    def finalize(self, winner: Winner | None, files: list[Path], tags: dict[str, str]) -> None:
+        """Logs the study's files, ends the parent run and sets the alias `champion`.
+
+        Args:
+            winner: the trial of the selected checkpoint, and its scorecard.
+        """
         self._background.submit(partial(self._finalize, winner, files, tags))
         self.flush()
 
-    def _finalize(
-        self, winner: TrialRecord | None, files: list[Path], tags: dict[str, str]
-    ) -> None:
+    def _finalize(self, winner: Winner | None, files: list[Path], tags: dict[str, str]) -> None:
         with self.tolerate_outage():
             self._begin()  # again, in case the store was unreachable before
             run = self.parent
@@ -164,9 +168,10 @@ class MlflowMirror(MlflowStore):
             self.client.set_terminated(run.id, "FINISHED")
             if winner is None:
                 return
+            record, card = winner
             # again, since another policy may have selected another epoch
-            self.run_for(winner).log_file(winner.folder / "trial.json", "scorecards.json")
-            if version := self._register(winner):
+            self.run_for(record).log_file(record.folder / "trial.json", "scorecards.json")
+            if version := self._register(record, card):
                 self.client.set_registered_model_alias(self.study.name, "champion", version)
 
     def interrupt(self) -> None:
@@ -186,22 +191,22 @@ class MlflowMirror(MlflowStore):
             run.log_image(epoch_grid(self._sheets(record), record.selected), "epochs", 0)
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
-            self._register(record)
+            self._register(record, record.card_of(record.selected))
             if self.parent.saved_id and "reproduction_of" not in record.tags:
                 self.parent.log_metrics(study_metrics(load_records(self.study), record, policy))
         self.client.set_terminated(run.id, STATUS[record.state])
 
-    def _register(self, record: TrialRecord) -> str:
-        """Registers the trial's selected checkpoint as a model version, once.
+    def _register(self, record: TrialRecord, card: Scorecard) -> str:
+        """Registers a checkpoint of a trial as a model version, once.
 
         Returns:
             The version; empty if the checkpoint's file is missing. An alias points to a single
             version, so each trial gets an alias of its own (`candidate-NUMBER`).
         """
-        run, folder = self.run_for(record), f"checkpoint-{record.selected:06d}"
+        name = card.checkpoint.stem if card.is_variant else f"{card.epoch:06d}"
+        run, folder = self.run_for(record), f"checkpoint-{name}"
         versions = run.saved_field("versions")
         if folder not in versions:
-            card = next(card for card in record.scorecards if card.epoch == record.selected)
             if not card.checkpoint.is_file():
                 return ""
             self.client.log_artifact(run.id, str(card.checkpoint), folder)
@@ -210,14 +215,19 @@ class MlflowMirror(MlflowStore):
                 self.study.name,
                 source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
                 run_id=run.id,
-                tags={"epoch": str(record.selected), "trial": str(record.number)},
+                tags={
+                    "epoch": str(card.epoch),
+                    "trial": str(record.number),
+                    "strength": f"{card.strength:g}",
+                    "averaged": str(card.averaged),
+                },
                 description=escape_markdown(
                     f"trial {record.number}, {card.label}, fidelity {format_comparison_value(card)}"
                 ),
             ).version
             versions = {**versions, folder: str(version)}
             run.save_state(versions=versions)
-        run.set_tags({"selected_epoch": str(record.selected)})
+        run.set_tags({"selected_epoch": str(card.epoch)})
         candidate = f"candidate-{record.name.split(' ', 1)[1].replace(' ', '-')}"
         self.client.set_registered_model_alias(self.study.name, candidate, versions[folder])
         return str(versions[folder])

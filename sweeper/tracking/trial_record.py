@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL.Image import Image
 
+from evaluate import variant_files
 from evaluate.images.contact_sheet import save_sheet
 from evaluate.images.probe_images import save_probe_images
 from evaluate.scorecard import Scorecard
@@ -161,6 +162,10 @@ class TrialRecord:
     def finished(self) -> bool:
         return self.state in (COMPLETE, STOPPED, FAILED)
 
+    def card_of(self, epoch: int) -> Scorecard:
+        """The scorecard of a scored epoch."""
+        return next(card for card in self.scorecards if card.epoch == epoch)
+
     def has_epoch(self, epoch: int) -> bool:
         """Whether this epoch has been scored."""
         return any(card.epoch == epoch for card in self.scorecards)
@@ -192,6 +197,12 @@ class TrialRecord:
     def sheet(self, epoch: int) -> Path:
         """The path of an epoch's contact sheet."""
         return self.folder / "sheets" / f"{epoch:06d}.png"
+
+    def sheet_of(self, card: Scorecard) -> Path:
+        """The path of the contact sheet of a checkpoint, or of a variant of one."""
+        return (
+            variant_files.sheet_of(card.checkpoint) if card.is_variant else self.sheet(card.epoch)
+        )
 
     def end(self, state: str, reason: str = "", selected: int | None = None) -> None:
         """Records how the trial ended."""

@@ -74,7 +74,7 @@ class Progress(msgspec.Struct):
 
 TENSORS = frozenset({"losses", "random"})
 PARTS = TENSORS | set(Progress.__struct_fields__)
-ADDED = {"average": None}  # parts that older versions lacked
+ADDED: dict[str, Any] = {"average": None}  # parts that older versions lacked
 
 
 def read_state(file: Path, device: torch.device, count: int) -> dict[str, Any] | None:

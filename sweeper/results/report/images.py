@@ -88,13 +88,13 @@ def compare_epochs(record: TrialRecord, selected: Scorecard) -> dict[str, list[T
     Probes with a copy at one of these epochs come first, then others, evenly spread over the set.
     """
     cards = key_epochs(record.scorecards, selected)
-    places = {card.epoch: read_positions(record.sheet(card.epoch)) for card in cards}
+    places = {card.epoch: read_positions(record.sheet_of(card)) for card in cards}
     names = [name for name in places[selected.epoch] if name.startswith(FRESH)]
     copied = [n for n in names if any(n in p and p[n].flagged for p in places.values())]
     chosen = copied[: MAX_COMPARED // 2]
     chosen += _spread([n for n in names if n not in chosen], MAX_COMPARED - len(chosen))
     # one sheet at a time, because each may be large
-    sheets = {card.epoch: probe_cells(record.sheet(card.epoch), chosen) for card in cards}
+    sheets = {card.epoch: probe_cells(record.sheet_of(card), chosen) for card in cards}
     return {
         name: [
             _tile(sheets[card.epoch][name], card.label, selected=card is selected)
@@ -111,7 +111,7 @@ def probe_strip(
 ) -> Strip:
     """The images of these probes at another checkpoint."""
     names = list(names)
-    cells = probe_cells(record.sheet(card.epoch), names)
+    cells = probe_cells(record.sheet_of(card), names)
     return Strip(title, [_tile(cells[name]) for name in names if name in cells], sentence)
 
 
@@ -125,7 +125,7 @@ def key_epochs(cards: list[Scorecard], selected: Scorecard) -> list[Scorecard]:
 
 def all_strips(record: TrialRecord, card: Scorecard, max_tiles: int = MAX_TILES) -> list[Strip]:
     """The images of a checkpoint, grouped by the role of their prompts."""
-    sheet = record.sheet(card.epoch)
+    sheet = record.sheet_of(card)
     places = read_positions(sheet)
     chosen = {}
     for role, title in TITLES.items():

@@ -1,0 +1,25 @@
+"""Where the files of variants are (see `evaluate.variants`); imports no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluate.images.probe_images import images_file
+from evaluate.scorecard import Scorecard
+
+FOLDER = "variants"
+MARK, IMAGES = "--", "-images"  # in the names of variants' files, and of their sheets
+
+
+def delete_others(folder: Path, kept: Sequence[Scorecard]) -> None:
+    """Deletes the files and the images of all variants but some; the scorecards stay."""
+    for file in folder.glob(f"*{MARK}*.safetensors"):
+        if not file.stem.endswith(IMAGES) and file not in {card.checkpoint for card in kept}:
+            for one in (images_file(sheet_of(file)), sheet_of(file), file):
+                one.unlink(missing_ok=True)
+
+
+def sheet_of(file: Path) -> Path:
+    """The contact sheet of a variant's file."""
+    return file.with_name(f"{file.stem}{IMAGES}.png")

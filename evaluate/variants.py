@@ -1,0 +1,105 @@
+"""Candidates that need no training: checkpoints at other strengths, and averages of checkpoints.
+
+An overfitted LoRA often follows prompts again at a lower strength, and the average of successive
+checkpoints lacks what is particular to either (Izmailov et al. 2018). Each is a file of its own
+that is used at strength 1, so everything that is done with a checkpoint can be done with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from evaluate.config import PolicyConfig
+from evaluate.images.contact_sheet import save_sheet
+from evaluate.images.probe_images import save_probe_images
+from evaluate.score_cache import ScoreCache
+from evaluate.scorecard import Scorecard
+from evaluate.scorer import Scorer
+from evaluate.variant_files import MARK, sheet_of
+from train.errors import CheckpointError
+from train.lora.variants import write_variant
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a file is made of.
+
+    Attributes:
+        sources: the scorecards of successive checkpoints of one training, in order. More than one
+            are averaged.
+        strength: that is built into the file.
+    """
+
+    sources: tuple[Scorecard, ...]
+    strength: float
+
+    @property
+    def stem(self) -> str:
+        """The name of its file, without the ending."""
+        mean = f"-mean-of-{len(self.sources)}" if len(self.sources) > 1 else ""
+        weaker = f"-strength-{self.strength:g}" if self.strength != 1 else ""
+        return f"{self.sources[-1].checkpoint.stem}{MARK}{(mean + weaker)[1:]}"
+
+
+def variants_of(cards: Sequence[Scorecard], last: Scorecard, policy: PolicyConfig) -> list[Variant]:
+    """The variants of a checkpoint that a policy allows, without the checkpoint itself.
+
+    Args:
+        cards: of all usable checkpoints of its training, in order.
+    """
+    until = cards[: cards.index(last) + 1]
+    return [
+        Variant(tuple(until[-count:]), strength)
+        for count, strength in product(policy.averages, policy.strengths)
+        if count <= len(until) and (count, strength) != (1, 1.0)
+    ]
+
+
+def score_variants(
+    variants: Mapping[str, Variant], scorer: Scorer, cache: ScoreCache, folder: Path
+) -> dict[str, Scorecard]:
+    """Makes the files of variants in a folder, and scores each like a checkpoint.
+
+    A file that is there and has its scorecard in the cache is not made again. One that cannot be
+    made, for example because a source was deleted, is left out.
+
+    Args:
+        variants: by the name of the file, without the ending.
+
+    Returns:
+        the scorecards, by the same names.
+    """
+    cards = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, variant in variants.items():
+        file, last = folder / f"{name}.safetensors", variant.sources[-1]
+        try:
+            if not file.is_file():
+                sources = [card.checkpoint for card in variant.sources]
+                write_variant(file, sources, variant.strength, scorer.base.adapters)
+            card = cache.find(file) or _scored(file, last, scorer, cache)
+        except CheckpointError as error:
+            log.warning(f"{name} is not tried: {error}")
+            continue
+        averaged = len(variant.sources)
+        cards[name] = replace(
+            card, epoch=last.epoch, unit=last.unit, strength=variant.strength, averaged=averaged
+        )
+    return cards
+
+
+def _scored(file: Path, source: Scorecard, scorer: Scorer, cache: ScoreCache) -> Scorecard:
+    """Scores a file; saves its contact sheet, its images, and last its scorecard."""
+    card = scorer({file: source.epoch})[0]
+    if card.images is not None:
+        save_probe_images(card.images, sheet_of(file))
+    save_sheet(scorer.sheet(card), sheet_of(file))
+    card.images = None
+    cache.add(card)
+    return card
