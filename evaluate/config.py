@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from evaluate.intervals import wilson
 from train.config.parsing import suggestion
@@ -84,8 +83,13 @@ class PolicyConfig:
     min: dict[str, float] = field(default_factory=dict, metadata=SCORE_METADATA)
     standard_errors: float = ranged(1.0, 0, 100)
     epoch: int = ranged(0, 0, MAX_STEPS)
-    strengths: list[float] = field(default_factory=lambda: [1.0], metadata=OF_NUMBERS)
-    averages: list[int] = field(default_factory=lambda: [1], metadata=OF_NUMBERS)
+    strengths: list[float] = field(
+        default_factory=lambda: [1.0],
+        metadata={**OF_NUMBERS, RANGE: Range(0, MAX_STRENGTH, open_low=True)},
+    )
+    averages: list[int] = field(
+        default_factory=lambda: [1], metadata={**OF_NUMBERS, RANGE: Range(1, MAX_AVERAGED)}
+    )
     weights: dict[str, float] = field(default_factory=dict, metadata=SCORE_METADATA)
 
 
@@ -177,22 +181,15 @@ def check_policy(policy: PolicyConfig) -> None:
     for name in ("max", "min", "weights"):
         for score in getattr(policy, name):
             _check_one_of(f"selection.{name}", score, SCORES)
-    _check_list("selection.strengths", policy.strengths, Range(0, MAX_STRENGTH, open_low=True))
-    _check_list("selection.averages", policy.averages, Range(1, MAX_AVERAGED))
+    for name in ("strengths", "averages"):
+        if not getattr(policy, name):
+            raise ConfigError(f"selection.{name}: at least one number is needed, as [1]")
     if policy.rule == "epoch" and policy.epoch < 1:
         raise ConfigError("selection.epoch: the rule epoch needs the epoch to keep, 1 or more")
     if policy.rule == "weighted" and not policy.weights:
         raise ConfigError(
             "selection.weights: the rule weighted needs a weight for one score or more"
         )
-
-
-def _check_list(key: str, values: list[Any], valid: Range) -> None:
-    if not isinstance(values, list) or not values:
-        raise ConfigError(f"{key}: a list of one or more numbers is needed, such as [1]")
-    for value in values:
-        if value not in valid or (key == "selection.averages" and value != int(value)):
-            raise ConfigError(f"{key}: {value} is not {valid}")
 
 
 def _check_one_of(key: str, value: str, valid: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from optuna.pruners import BasePruner
 
 from evaluate.config import EvaluateConfig, check_evaluate
@@ -80,7 +80,9 @@ def test_invalid_numbers_are_refused(name: str) -> None:
         for wrong in (math.nan, math.inf, -math.inf, 1e26, -1e26, 10**400, True, "fast", [1]):
             config = copy.deepcopy(defaults(name))
             is_group = isinstance(OmegaConf.select(config, key), DictConfig)
-            OmegaConf.update(config, key, {"copying": wrong} if is_group else wrong, merge=False)
+            is_list = isinstance(OmegaConf.select(config, key), ListConfig)
+            value = {"copying": wrong} if is_group else [wrong] if is_list else wrong
+            OmegaConf.update(config, key, value, merge=False)
             with pytest.raises(ConfigError, match=key):
                 parse_config(schema, config)
 
@@ -136,6 +138,13 @@ def test_ranges_include_their_ends_unless_open() -> None:
         ("optimizer._target_=3", "optimizer._target_: 3 must name a class, such as torch.optim."),
         ("optimizer._target_=AdamW", "optimizer._target_: 'AdamW' must name a class"),
         ("~optimizer._target_", "optimizer._target_: must name a class"),
+        ("selection.strengths=0.8", "selection.strengths: 0.8 must be a list of numbers"),
+        ("selection.strengths=[]", "selection.strengths: at least one number is needed"),
+        ("selection.strengths=[1,-1]", "selection.strengths: -1.0 must be above 0"),
+        ("selection.strengths=[1,nan]", "selection.strengths: nan must be above 0"),
+        ("selection.strengths=[a]", "selection.strengths: ['a'] must be a list of numbers"),
+        ("selection.averages=[1.5]", "selection.averages: [1.5] must be a list of whole numbers"),
+        ("selection.averages=[0]", "selection.averages: 0 must be from 1 to 100"),
         ("base.device=foo", "base.device: 'foo' is not one of auto, cpu, cuda, cuda:1"),
         ("base.device=CUDA", "base.device: 'CUDA' is not one of auto, cpu, cuda"),
         ("base.device=cuda:x", "base.device: 'cuda:x' is not one of"),

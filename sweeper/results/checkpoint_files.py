@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from sweeper.results.ranking import RankedTrial
 from sweeper.results.retrain_command import retrain_command
 from sweeper.results.snippets import reproduce_commands, root_argument
 from train.errors import CheckpointError
-from train.lora.checkpoint_file import read_metadata, weights_hash
+from train.lora.checkpoint_file import header_of, weights_hash
 from train.text.terminal import print_lines
 
 # file names in a study's folder
@@ -39,9 +40,11 @@ def find_weights(study: Path, entry: RankedTrial) -> bytes | None:
 
 
 def _content_of_variant(file: Path) -> bytes | None:
+    """A file's content; None if it does not exist or is not as it was written."""
     with suppress(CheckpointError, OSError):
-        if weights_hash(file) == read_metadata(file).get(HASH_KEY):
-            return file.read_bytes()
+        header, content = header_of(file), file.read_bytes()
+        if hashlib.sha256(content[header.size :]).hexdigest() == header.metadata.get(HASH_KEY):
+            return content
     return None
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, cast, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
@@ -88,6 +88,10 @@ def _type_errors(values: dict[str, Any], schema: object, prefix: str = "") -> It
                 f"{key}: {format_value(value)} is not allowed; it is a list of names and values, "
                 "as {a: 1}"
             )
+        elif get_origin(kind) is list and is_numeric(get_args(kind)[0]):
+            if not _is_list_of_numbers(value, *get_args(kind)):
+                whole = "whole " if get_args(kind) == (int,) else ""
+                yield f"{key}: {format_value(value)} must be a list of {whole}numbers, as [1, 2]"
         elif get_origin(kind) is list and not _is_list_of_mappings(value):
             yield (
                 f"{key}: {format_value(value)} must be a list of settings, as [{{network.rank: 4}}]"
@@ -96,8 +100,19 @@ def _type_errors(values: dict[str, Any], schema: object, prefix: str = "") -> It
             yield f"{key}: {format_value(value)} must be true or false"
         elif isinstance(value, str) and "${" in value and is_numeric(kind):
             yield f"{key}: {format_value(value)} must be a number"
-        elif kind is not str and isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+        elif kind is not str and _is_huge(value):
             yield f"{key}: {format_value(value)} is too large a number"
+
+
+def _is_list_of_numbers(value: Any, kind: type) -> bool:
+    allowed = (int,) if kind is int else (int, float)
+    return isinstance(value, list) and all(
+        type(item) in allowed and not _is_huge(item) for item in value
+    )
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and value.bit_length() > MAX_INT_BITS
 
 
 def _is_list_of_mappings(value: Any) -> bool:

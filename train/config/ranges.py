@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, cast, get_type_hints
 
 NAMES = "names"  # key of a dictionary's metadata: its valid entries
-RANGE = "range"  # key of a field's metadata; for a dictionary, the range of its values
+RANGE = "range"  # key of a field's metadata; for a dictionary or a list, of its values
 MAX_CHARACTERS = 60  # characters of a value in a message
 
 
@@ -99,7 +99,10 @@ def range_errors(config: Any, prefix: str = "") -> Iterator[str]:
             yield from range_errors(value, f"{key}.")
         if (bounds := one.metadata.get(RANGE)) is None or value is None:
             continue
-        values = value if isinstance(value, Mapping) else {"": value}
-        for name, number in values.items():
+        if isinstance(value, list):
+            numbers = [("", number) for number in value]
+        else:
+            numbers = [*value.items()] if isinstance(value, Mapping) else [("", value)]
+        for name, number in numbers:
             if number not in bounds:
                 yield f"{key}{name and f'.{name}'}: {format_value(number)} must be {bounds}"

@@ -25,7 +25,11 @@ from tests.sweeper.conftest import (
     send_signal_at,
 )
 from tests.sweeper.results.test_report import open_report
+from train.config.schema import BaseConfig
+from train.lora.checkpoint import load_checkpoint
 from train.lora.checkpoint_file import weights_hash
+from train.lora.variants import averaged
+from train.models.base_model import load_base
 
 # limits that three steps of training are within
 LOOSE = (
@@ -134,7 +138,7 @@ def test_replay_shows_the_course_of_the_final(decided: tuple[Path, str]) -> None
     )
     assert code == 0, output
     table = output.partition("the final, round by round")[2]
-    assert "16 probes" in table
+    assert "8 probes" in table
     for finalist in saved.finalists:
         if finalist.cards:
             assert f"trial {finalist.trial}, epoch {finalist.first.epoch}" in table
@@ -144,6 +148,49 @@ def test_replay_shows_the_course_of_the_final(decided: tuple[Path, str]) -> None
     )
     assert code == 1
     assert "replay: small has no final that decides by this policy" in output
+
+
+def test_weaker_average_wins_and_is_the_file_to_keep(
+    swept: Swept, tmp_path: Path, browser: Chrome
+) -> None:
+    """Only averages at strength 0.5 may be kept."""
+    root = copy_sweep(swept, tmp_path / "mlruns")
+    allowed = ("selection.strengths=[0.5]", "selection.averages=[2]")
+    code, output = finish(root, "sweeper", *COMMAND, *allowed)
+    assert code == 0, output
+    study, result = root / "studies" / "small", result_of(root)
+    assert (result["strength"], result["averaged"], result["epoch"]) == (0.5, 2, 2)
+    label = "the average of 2 checkpoints up to epoch 2 at strength 0.5"
+    assert label in in_one_line(output)
+    record = load_records(study)[result["trial"]]
+    base = load_base(BaseConfig(device="cpu"))
+    epochs = [load_checkpoint(card.checkpoint, base.adapters) for card in record.scorecards]
+    best, expected = load_checkpoint(study / SELECTED_FILE, base.adapters), averaged(epochs, 0.5)
+    for key, (down, up) in expected.matrices.items():
+        change = up.flatten(1) @ down.flatten(1) * (expected.alpha[key] / len(down))
+        kept = best.up[key].flatten(1) @ best.down[key].flatten(1)
+        kept *= best.alpha[key] / len(best.down[key])
+        assert (kept - change).norm() <= 3e-3 * change.norm()
+    text = open_report(browser, study / REPORT_FILE)
+    assert f"trial {result['trial']}, {label}".casefold() in " ".join(text.split()).casefold()
+    assert len(browser.find_elements("css selector", "#selected .collage img")) >= 2
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    champion = client.get_model_version_by_alias("small", "champion")
+    assert (champion.tags["strength"], champion.tags["averaged"]) == ("0.5", "2")
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    select = ("sweeper.select", "study=small", *LOOSE, f"root={moved}")
+    code, output = run_module(*select, *allowed)
+    assert code == 0, output
+    assert "it is the study's best.safetensors already" in output
+    code, output = run_module(*select)
+    assert code == 0, output
+    assert "at strength" not in output, "strength 1 alone is allowed"
+    for file in (moved / "studies" / "small" / "variants").glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    code, output = run_module(*select, *allowed, "apply=true")
+    assert code == 1
+    assert "is gone or damaged; the command of the study makes it again" in in_one_line(output)
 
 
 def test_killed_final_is_held_by_the_same_command(
