@@ -32,7 +32,7 @@ from bench.study_data import (
 )
 from bench.study_finals import Key, Outcome, Pool, make_pool
 from evaluate.config import FinalConfig, PolicyConfig
-from evaluate.scorecard import Scorecard, usable
+from evaluate.scorecard import Scorecard
 from evaluate.selection.objective import LOSS, comparison_value, total_violation
 from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
@@ -64,11 +64,12 @@ class Study:
     @cached_property
     def cards(self) -> dict[Key, Scorecard]:
         """The scorecards of all checkpoints that did not fail, as the sweep made them."""
-        return {
-            (record.number, card.epoch): card
-            for record in self.sweep.records()
-            for card in usable(record.scorecards)
-        }
+        return self.sweep.cards()
+
+    @cached_property
+    def files(self) -> dict[Key, Path]:
+        """All checkpoints, and the variants of some."""
+        return self.sweep.files()
 
     def worth(self, key: Key, half: int) -> float:
         """sqrt(mean identity * share obeyed), by every other round of the judge."""
@@ -82,7 +83,7 @@ class Study:
         return float(self._truth(key, 0)["clip_image"])
 
     def _truth(self, key: Key, number: int) -> Row:
-        return json.loads(truth_file(self.cards[key].checkpoint, number).read_text())
+        return json.loads(truth_file(self.files[key], number).read_text())
 
     def regret(self, key: Key, among: Iterable[Key] | None = None) -> float:
         """Share of the best checkpoint's worth that a checkpoint lacks.
@@ -124,7 +125,8 @@ def winner(outcome: Outcome, policy: PolicyConfig) -> Key:
         return keep(outcome.cards, policy)
     finalist = outcome.verdict.winner
     assert finalist.trial is not None
-    return finalist.trial, finalist.first.epoch
+    card = finalist.first
+    return finalist.trial, card.epoch, card.strength, card.averaged
 
 
 def _highest(value: Callable[[Study, Key], float]) -> Callable[[Study, Key], Key]:
@@ -152,7 +154,7 @@ def measure(study: Study, pool: Pool, config: SweepConfig) -> Row:
     row: Row = {
         "sweep": study.sweep.name,
         "checkpoints": len(study.cards),
-        "best": [*best, (study.worth(best, 0) + study.worth(best, 1)) / 2],
+        "best": [*best[:2], (study.worth(best, 0) + study.worth(best, 1)) / 2],
         "rules": {name: study.regret(rule(study, picked)) for name, rule in RULES.items()},
         "within_trials": within_trials(study, policy),
     }
@@ -189,7 +191,7 @@ def within_trials(study: Study, policy: PolicyConfig) -> dict[str, list[float]]:
             "validation loss": min(cards, key=lambda card: card.scores[LOSS].value),
         }
         for name, card in picks.items():
-            regrets[name].append(study.regret((keys[0][0], card.epoch), keys))
+            regrets[name].append(study.regret((keys[0][0], card.epoch, 1.0, 1), keys))
     return regrets
 
 

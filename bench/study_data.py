@@ -27,7 +27,7 @@ from torch import Tensor
 from bench.loras import MOST_POSES
 from evaluate.features.clip import ClipEncoder
 from evaluate.generation.generate import generate
-from evaluate.scorecard import usable
+from evaluate.scorecard import Scorecard, usable
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig
 from sweeper.tracking.trial_record import TrialRecord, load_records
@@ -37,6 +37,7 @@ from train.data.dataset import load_dataset
 from train.data.images.cropping import square
 from train.files.atomic_write import write_atomically
 from train.lora.checkpoint import load_checkpoint
+from train.lora.variants import write_variant
 from train.models.base_model import BaseModel, load_base
 from train.puppets.demo import (
     CHARACTERS,
@@ -67,6 +68,7 @@ from train.puppets.world.examples import (
 from train.puppets.world.toys import SIDES, TILTS
 
 log = logging.getLogger(__name__)
+FOLDER_OF_VARIANTS = "variants"
 FOLDER = Path("outputs/bench/study") / weights_fingerprint()[:12]  # sweeps of these weights
 IMAGES = 128  # in one round of the judge
 POOL = 192  # fresh probes, from which first looks and finals are drawn
@@ -79,7 +81,9 @@ SPACE = (
     "scheduler=constant,cosine",
 )
 Subject = Looks | ToyLooks | Style
-# a sweep, one of its checkpoints, and a round of the judge, or None for its images of the pool
+# of a file: trial, epoch, strength, and number of averaged epochs
+Key = tuple[int, int, float, int]
+# a sweep, one of its files, and a round of the judge, or None for its images of the pool
 Job = tuple[int, Path, int | None]
 # what prompts ask for, by the kind of the subject
 ASKED: dict[type, dict[str, tuple[str, ...]]] = {
@@ -125,9 +129,25 @@ class Sweep:
         """Its trials."""
         return load_records(self.study)
 
-    def checkpoints(self) -> list[Path]:
-        """All its checkpoints that were scored, in order of trials and epochs."""
-        return [card.checkpoint for record in self.records() for card in usable(record.scorecards)]
+    def cards(self) -> dict[Key, Scorecard]:
+        """The scorecards of all checkpoints that did not fail, as the sweep made them."""
+        return {
+            (record.number, card.epoch, 1.0, 1): card
+            for record in self.records()
+            for card in usable(record.scorecards)
+        }
+
+    def files(self) -> dict[Key, Path]:
+        """Its checkpoints, and the variants of them that were made."""
+        variants = {}
+        for file in (self.root / FOLDER_OF_VARIANTS).glob("*[0-9].safetensors"):
+            trial, epoch, strength, averaged = file.stem.split("_")
+            variants[int(trial), int(epoch), float(strength), int(averaged)] = file
+        return {key: card.checkpoint for key, card in self.cards().items()} | variants
+
+    def file_of(self, key: Key) -> Path:
+        """The file of a variant."""
+        return self.root / FOLDER_OF_VARIANTS / f"{'_'.join(map(str, key))}.safetensors"
 
 
 def _character(number: int, *arguments: object) -> tuple[str, Subject, Shots]:
@@ -217,7 +237,7 @@ def pending(rounds: int) -> list[Job]:
         (number, checkpoint, part)
         for number, sweep in enumerate(SWEEPS)
         for part in (None, *range(rounds))
-        for checkpoint in sweep.checkpoints()
+        for checkpoint in sweep.files().values()
         if not (pool_file(checkpoint) if part is None else truth_file(checkpoint, part)).is_file()
     ]
 
@@ -230,6 +250,18 @@ def work(jobs: list[Job]) -> None:
             left = (time.monotonic() - began) / done * (len(jobs) - done) / 60
             name = f"{SWEEPS[number].name}, {checkpoint.parent.parent.name} {checkpoint.stem}"
             log.info("%d of %d (%s), %.0f min left", done, len(jobs), name, left)
+
+
+def make_variant(number: int, key: Key) -> None:
+    """Makes the file of a variant of a sweep's checkpoint, unless there is one."""
+    trial, epoch, strength, averaged = key
+    sweep = SWEEPS[number]
+    if sweep.file_of(key).is_file():
+        return
+    until = [
+        card.checkpoint for (t, e, *_), card in sweep.cards().items() if t == trial and e <= epoch
+    ]
+    write_variant(sweep.file_of(key), until[-averaged:], strength, networks().base.adapters)
 
 
 def _one_thread() -> None:

@@ -16,18 +16,17 @@ from random import Random
 import torch
 from safetensors.torch import load_file
 
-from bench.study_data import POOL, Sweep, pool_file
+from bench.study_data import POOL, Key, Sweep, pool_file
 from evaluate.config import PROBES_PER_OTHER_ROLE, FinalConfig, PolicyConfig
 from evaluate.features.extractor import ImageFeatures
 from evaluate.final import NO_LOSSES
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from evaluate.selection.contenders import contender_groups
+from evaluate.selection.contenders import contender_groups, is_allowed, variant_sources
 from evaluate.selection.final_rounds import play
-from evaluate.selection.verdict import Finalist, Verdict
-
-Key = tuple[int, int]  # trial and epoch
+from evaluate.selection.verdict import Finalist, Verdict, order_of
+from evaluate.variants import variants_of
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class Pool:
 
     Attributes:
         scorer: of the pool.
-        checkpoints: their files.
+        files: of the checkpoints, and of the variants of some.
         ranks: of the trials.
     """
 
     scorer: Scorer
-    checkpoints: dict[Key, Path]
+    files: dict[Key, Path]
     ranks: dict[int, int]
 
     @cached_property
@@ -64,14 +63,14 @@ class Pool:
         """Of each checkpoint, in the order of the pool."""
         return {
             key: self.scorer.extractor.extract(load_file(pool_file(file))["images"].float() / 255)
-            for key, file in self.checkpoints.items()
+            for key, file in self.files.items()
         }
 
     @cached_property
     def all(self) -> dict[Key, Scorecard]:
         """The scorecards of all checkpoints on the whole pool."""
         rows = range(len(self.scorer.probe_set.probes))
-        return {key: self.card(key, self.scorer, rows) for key in self.checkpoints}
+        return {key: self.card(key, self.scorer, rows) for key in self.files}
 
     def card(self, key: Key, scorer: Scorer, rows: Sequence[int]) -> Scorecard:
         """A checkpoint's scorecard on some probes of the pool.
@@ -81,7 +80,8 @@ class Pool:
         """
         images = torch.zeros(len(rows), 3, 1, 1)  # scorecards keep them for their sheets
         features = self.features[key][list(rows)]
-        return scorer.scorecard(self.checkpoints[key], key[1], images, features, NO_LOSSES)
+        card = scorer.scorecard(self.files[key], key[1], images, features, NO_LOSSES)
+        return replace(card, strength=key[2], averaged=key[3])
 
     def repeat(
         self, look: int, baseline: int, config: FinalConfig, policy: PolicyConfig, seed: int
@@ -97,15 +97,20 @@ class Pool:
         known = self.scorer.metrics.baseline
         fewer = replace(known, rounds=known.rounds[:baseline])
         scorer = self.scorer.with_baseline(fewer).chosen(first)
-        cards = {key: self.card(key, scorer, first) for key in self.checkpoints}
+        cards = {key: self.card(key, scorer, first) for key in self.files if is_saved(key)}
         images = look * (len(cards) + baseline)
         if not config.contenders:
             return Outcome(cards, None, images)
-        keys = {id(card): key for key, card in cards.items()}
-        groups = contender_groups([*cards.values()], policy, config.contenders)
+        made = {
+            key: self.card(key, scorer, first)
+            for key in self.variants(cards, config.contenders, policy)
+        }
+        images += look * len(made)
+        keys = {id(card): key for key, card in (cards | made).items()}
+        allowed = [card for card in (cards | made).values() if is_allowed(card, policy)]
         finalists = [
-            Finalist(card, self._order(keys[id(card)]), trial=keys[id(card)][0], group=number)
-            for number, group in enumerate(groups)
+            self._finalist(keys[id(card)], card, number)
+            for number, group in enumerate(contender_groups(allowed, policy, config.contenders))
             for card in group
         ]
         once = self.scorer.with_baseline(replace(known, rounds=known.rounds[:1]))
@@ -125,6 +130,17 @@ class Pool:
         base = config.probes if finalists else 0
         return Outcome(cards, verdict, images + scored + base)
 
+    def variants(self, cards: dict[Key, Scorecard], count: int, policy: PolicyConfig) -> list[Key]:
+        """The variants of the `count` best checkpoints that a policy allows, if they were made."""
+        keys = {id(card): key for key, card in cards.items()}
+        found = []
+        for source in variant_sources([*cards.values()], count):
+            trial, epoch, *_ = keys[id(source)]
+            siblings = [card for key, card in cards.items() if key[0] == trial]
+            for variant in variants_of(siblings, source, policy):
+                found.append((trial, epoch, variant.strength, len(variant.sources)))
+        return [key for key in found if key in self.files]
+
     def _draw(self, rng: Random, count: int, rounds: int) -> list[int]:
         """`count` rows, in an order in which each of `rounds` parts has all roles."""
         other = count // PROBES_PER_OTHER_ROLE
@@ -136,18 +152,19 @@ class Pool:
         ]
         return [row for part in range(rounds) for row in rows[part::rounds]]
 
-    def _order(self, key: Key) -> tuple[int, ...]:
-        trial, epoch = key
-        return epoch, self.ranks[trial], trial
+    def _finalist(self, key: Key, card: Scorecard, group: int) -> Finalist:
+        order = order_of(card, self.ranks[key[0]], key[0])
+        return Finalist(card, order, trial=key[0], group=group)
 
 
 def make_pool(sweep: Sweep, scorer: Scorer) -> Pool:
     """The pool of a sweep."""
     assert len(scorer.probe_set.probes) == POOL
-    checkpoints, ranks = {}, {}
-    for record in sweep.records():
-        ranks[record.number] = int(str(record.setting("network", "rank")))
-        for card in record.scorecards:
-            if not card.failure:
-                checkpoints[record.number, card.epoch] = card.checkpoint
-    return Pool(scorer, checkpoints, ranks)
+    ranks = {r.number: int(str(r.setting("network", "rank"))) for r in sweep.records()}
+    files = {key: file for key, file in sweep.files().items() if pool_file(file).is_file()}
+    return Pool(scorer, files, ranks)
+
+
+def is_saved(key: Key) -> bool:
+    """Whether it is a checkpoint as it was saved."""
+    return key[2:] == (1.0, 1)

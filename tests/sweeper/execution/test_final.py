@@ -138,7 +138,10 @@ def test_replay_shows_the_course_of_the_final(decided: tuple[Path, str]) -> None
     )
     assert code == 0, output
     table = output.partition("the final, round by round")[2]
-    assert "8 probes" in table
+    longest = max(saved.finalists, key=lambda finalist: len(finalist.cards))
+    for number, card in enumerate(longest.cards, start=1):
+        assert f"round {number}" in table
+        assert f"{len(card.by_probe['subject_fidelity'])} probes" in table
     for finalist in saved.finalists:
         if finalist.cards:
             assert f"trial {finalist.trial}, epoch {finalist.first.epoch}" in table
