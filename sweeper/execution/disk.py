@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from evaluate.images.probe_images import images_file
-from evaluate.scorecard import Scorecard
+from evaluate.scorecard import Scorecard, usable
+from evaluate.selection.contenders import variant_sources
 from evaluate.selection.policy import rank_of, select
 from sweeper.config import ALL, BEST, PARETO, SweepConfig
 from sweeper.tracking.trial_record import RUNNING, TrialRecord, load_records
@@ -102,7 +103,7 @@ def prune_checkpoints(record: TrialRecord, config: SweepConfig) -> None:
         r for r in load_records(record.folder.parent.parent) if r.folder != record.folder
     ]
     ended = [r for r in (*other_trials, record) if r.finished and r.selected is not None]
-    kept_files = {card.checkpoint for card in _best_checkpoints(ended, config)}
+    kept_files = {card.checkpoint for card in _candidates(ended, config)}
     for trial in ended:
         kept_epochs = {trial.selected}
         if keep == PARETO:
@@ -114,11 +115,22 @@ def prune_checkpoints(record: TrialRecord, config: SweepConfig) -> None:
                 images_file(trial.sheet(card.epoch)).unlink(missing_ok=True)
 
 
-def _best_checkpoints(records: list[TrialRecord], config: SweepConfig) -> list[Scorecard]:
-    """The best existing checkpoints of a study, whichever their trials."""
+def _candidates(records: list[TrialRecord], config: SweepConfig) -> list[Scorecard]:
+    """The best existing checkpoints of a study, whichever their trials, and those of variants."""
+    policy, size = config.selection, config.final.contenders
     existing = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
-    existing.sort(key=lambda card: rank_of(card, config.selection), reverse=True)
-    return existing[: kept_best(config)]
+    existing.sort(key=lambda card: rank_of(card, policy), reverse=True)
+    best = existing[: kept_best(config)]
+    if not size or (policy.strengths, policy.averages) == ([1.0], [1]):
+        return best
+    sources = {id(card) for card in variant_sources(existing, size)}
+    averaged = [
+        cards[max(0, end - max(policy.averages)) : end]
+        for cards in (usable(record.scorecards) for record in records)
+        for end, card in enumerate(cards, start=1)
+        if id(card) in sources
+    ]
+    return [*best, *(card for cards in averaged for card in cards)]
 
 
 def _format_size(count: float) -> str:

@@ -65,10 +65,10 @@ def _variants(
     variants, trials = {}, {}
     for card in sources:
         record = owners[id(card)]
-        siblings = [c for c in usable(record.scorecards) if id(c) in owners]
-        for variant in variants_of(siblings, card, config.selection):
-            name = f"trial-{record.number:04d}-{variant.stem}"
-            variants[name], trials[name] = variant, record
+        for variant in variants_of(usable(record.scorecards), card, config.selection):
+            if all(id(source) in owners for source in variant.sources):
+                name = f"trial-{record.number:04d}-{variant.stem}"
+                variants[name], trials[name] = variant, record
     if not variants:
         return []
     log.info(f"trying {count_noun(len(variants), 'other strength or average')} of the best")
