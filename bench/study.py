@@ -12,7 +12,7 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -23,14 +23,16 @@ from bench.study_data import (
     FOLDER,
     IMAGES,
     SWEEPS,
+    Key,
     Sweep,
+    make_variant,
     pending,
     pool_scorer,
     run_sweep,
     truth_file,
     work,
 )
-from bench.study_finals import Key, Outcome, Pool, make_pool
+from bench.study_finals import Outcome, Pool, is_saved, make_pool
 from evaluate.config import FinalConfig, PolicyConfig
 from evaluate.scorecard import Scorecard
 from evaluate.selection.objective import LOSS, comparison_value, total_violation
@@ -43,6 +45,8 @@ from train.files.atomic_write import write_atomically
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 4  # of the judge
+STRENGTHS, AVERAGES = [1.0, 0.8], [1, 2]  # that are tried
+MADE = 12  # checkpoints of each sweep of which variants are made
 REPEATS = 25  # of the selection in each sweep, with other probes
 SURE = 0.9  # probability from which on a pick counts as said to be the best
 OURS, BEFORE = "ours", "ours_before"
@@ -158,24 +162,49 @@ def measure(study: Study, pool: Pool, config: SweepConfig) -> Row:
         "rules": {name: study.regret(rule(study, picked)) for name, rule in RULES.items()},
         "within_trials": within_trials(study, policy),
     }
-    for name, look, final in (
-        (OURS, config.probes.count, config.final),
-        (BEFORE, BEFORE_PROBES, FinalConfig(contenders=0)),
-    ):
+    for name, arm in arms(config).items():
         outcomes = [
-            pool.repeat(look, config.scores.baseline, final, policy, seed)
+            pool.repeat(arm.look, config.scores.baseline, arm.final, arm.policy, seed)
             for seed in range(REPEATS)
         ]
+        picks = [winner(outcome, arm.policy) for outcome in outcomes]
         row[name] = {
-            "regrets": [study.regret(winner(outcome, policy)) for outcome in outcomes],
+            "regrets": [study.regret(pick) for pick in picks],
             "images": mean(outcome.images for outcome in outcomes),
+            "variants": mean(not is_saved(pick) for pick in picks),
             "sureness": [
-                sureness(pool, outcome, policy, final.tolerance)
+                sureness(pool, outcome, arm.policy, arm.final.tolerance)
                 for outcome in outcomes
                 if outcome.verdict
             ],
         }
     return row
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to select a checkpoint of a whole study.
+
+    Attributes:
+        look: probes of each checkpoint in the first look.
+    """
+
+    look: int
+    final: FinalConfig
+    policy: PolicyConfig
+
+
+def arms(config: SweepConfig) -> dict[str, Arm]:
+    """What is repeated with other probes, by name."""
+    look, final, policy = config.probes.count, config.final, config.selection
+    saved = replace(policy, strengths=[1.0], averages=[1])
+    return {
+        OURS: Arm(look, final, policy),
+        BEFORE: Arm(BEFORE_PROBES, FinalConfig(contenders=0), saved),
+        "saved_checkpoints": Arm(look, final, saved),
+        "strengths": Arm(look, final, replace(saved, strengths=STRENGTHS)),
+        "averages": Arm(look, final, replace(saved, averages=AVERAGES)),
+    }
 
 
 def within_trials(study: Study, policy: PolicyConfig) -> dict[str, list[float]]:
@@ -213,12 +242,13 @@ def sureness(
 def summarize(rows: list[Row]) -> dict[str, Row]:
     """The mean and the worst regret of each rule over the sweeps."""
     totals: dict[str, Row] = {}
-    for name in (OURS, BEFORE):
+    for name in (name for name in rows[0] if "regrets" in rows[0][name]):
         by_sweep = [mean(row[name]["regrets"]) for row in rows]
         totals[name] = {
             "mean_regret": mean(by_sweep),
             "worst_regret": max(by_sweep),
             "pictures": sum(row[name]["images"] for row in rows),
+            "variants": mean(row[name]["variants"] for row in rows),
         }
     for name in RULES:
         regrets = [row["rules"][name] for row in rows]
@@ -239,14 +269,17 @@ def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
              " One half of them decides which checkpoint is the best; the regret, the share of its"
              " worth that a pick lacks, is measured on the other half, and the other way round."
              f" *ours* is what a sweep keeps by default, and *ours before* what the first look"
-             f" ({BEFORE_PROBES} probes) alone would keep; both are means over {REPEATS}"
-             " repetitions with other probes.", "",
-             "| rule | mean regret | worst regret | probe images |",
-             "|---|---|---|---|"]  # fmt: skip
+             f" ({BEFORE_PROBES} probes) alone would keep. *Saved checkpoints* is a final without"
+             " other strengths and averages, *strengths* one that tries 0.8 as well, and"
+             " *averages* one that tries the average of each two successive checkpoints. All these"
+             f" are means over {REPEATS} repetitions with other probes.", "",
+             "| rule | mean regret | worst regret | probe images | keeps a variant |",
+             "|---|---|---|---|---|"]  # fmt: skip
     for name, total in sorted(totals.items(), key=lambda item: item[1]["mean_regret"]):
         drawn = f"{total['pictures']:.0f}" if "pictures" in total else ""
+        kept = f"{total['variants']:.0%}" if "variants" in total else ""
         lines.append(f"| {name.replace('_', ' ')} | {total['mean_regret']:.3f} |"
-                     f" {total['worst_regret']:.3f} | {drawn} |")  # fmt: skip
+                     f" {total['worst_regret']:.3f} | {drawn} | {kept} |")  # fmt: skip
     right = "" if ours["is_best"] is None else f"; {ours['is_best']:.0%} of these are"
     lines += ["", f"Of {ours['finals']} finals, {ours['said_to_be_best']} said with a probability"
               f" of {SURE:.0%} or more that their pick is the best or equal to it{right}.", "",
@@ -281,6 +314,13 @@ def main() -> None:
         run_sweep(number)
     work(pending(rounds))
     config = settings("sweep", SweepConfig)
+    tried = replace(config.selection, strengths=STRENGTHS, averages=AVERAGES)
+    for number, sweep in enumerate(SWEEPS):
+        pool = make_pool(sweep, pool_scorer(number))
+        saved = {key: card for key, card in pool.all.items() if is_saved(key)}
+        for key in pool.variants(saved, MADE, tried):
+            make_variant(number, key)
+    work(pending(rounds))
     rows = []
     for number, sweep in enumerate(SWEEPS):
         pool = make_pool(sweep, pool_scorer(number))

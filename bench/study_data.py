@@ -305,7 +305,9 @@ def _training_features(number: int) -> Tensor:
 @cache
 def pool_scorer(number: int) -> Scorer:
     """A sweep's scorer, with the pool of fresh probes."""
-    arguments = [a for a in sweep_arguments(number) if not a.startswith("hydra.")]
+    arguments = [
+        a for a in sweep_arguments(number) if not a.startswith("hydra.") and a not in SPACE
+    ]
     config = settings("sweep", SweepConfig, arguments)
     scorer = Scorer(
         networks().base, load_dataset(config.data), config.data, config.probes, config.scores,

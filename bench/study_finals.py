@@ -104,6 +104,7 @@ class Pool:
         made = {
             key: self.card(key, scorer, first)
             for key in self.variants(cards, config.contenders, policy)
+            if key in self.files
         }
         images += look * len(made)
         keys = {id(card): key for key, card in (cards | made).items()}
@@ -131,7 +132,7 @@ class Pool:
         return Outcome(cards, verdict, images + scored + base)
 
     def variants(self, cards: dict[Key, Scorecard], count: int, policy: PolicyConfig) -> list[Key]:
-        """The variants of the `count` best checkpoints that a policy allows, if they were made."""
+        """The variants of the `count` best checkpoints that a policy allows."""
         keys = {id(card): key for key, card in cards.items()}
         found = []
         for source in variant_sources([*cards.values()], count):
@@ -139,7 +140,7 @@ class Pool:
             siblings = [card for key, card in cards.items() if key[0] == trial]
             for variant in variants_of(siblings, source, policy):
                 found.append((trial, epoch, variant.strength, len(variant.sources)))
-        return [key for key in found if key in self.files]
+        return found
 
     def _draw(self, rng: Random, count: int, rounds: int) -> list[int]:
         """`count` rows, in an order in which each of `rounds` parts has all roles."""

@@ -34,7 +34,7 @@ FINITE = Range(-1e6, 1e6)  # a limit or a weight
 SCORE_METADATA = {RANGE: FINITE, NAMES: SCORES}
 # one probe in eight is a training caption, and one in eight is the class alone
 PROBES_PER_OTHER_ROLE = 8
-MIN_PER_ROUND = 2  # probes of a round of the final
+MIN_PER_ROUND = 8  # probes of a round of the final
 MAX_STRENGTH, MAX_AVERAGED = 10.0, 100  # of the variants of a checkpoint
 LAYOUT = "layout"
 POSE_DETECTORS = ("puppets", "keypointrcnn", "mediapipe", LAYOUT)
@@ -97,9 +97,9 @@ class PolicyConfig:
 class FinalConfig:
     """How the best checkpoints are compared at the end, on fresh probes."""
 
-    contenders: int = ranged(8, 0, 100)
-    probes: int = ranged(96, 2, 4096)
-    rounds: int = ranged(4, 1, 100)
+    contenders: int = ranged(8, 0, 24)
+    probes: int = ranged(96, 8, 1024)
+    rounds: int = ranged(4, 1, 12)
     tolerance: float = ranged(0.01, 0, 1)
     error_rate: float = ranged(0.1, 0.001, 0.5)
     confidence: float = ranged(0.95, 0.5, 0.9999)
@@ -162,6 +162,11 @@ def check_final(final: FinalConfig, scores: ScoresConfig, policy: PolicyConfig) 
         ConfigError: a round would have no fresh probe, or too few probes for a limit.
     """
     if not final.contenders:
+        if 1.0 not in policy.strengths or 1 not in policy.averages:
+            raise ConfigError(
+                "final.contenders: without a final only saved checkpoints are kept, but "
+                "selection.strengths or selection.averages lacks 1"
+            )
         return
     if final.probes < MIN_PER_ROUND * final.rounds:
         raise ConfigError(

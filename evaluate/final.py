@@ -15,17 +15,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from evaluate.config import FinalConfig, PolicyConfig
 from evaluate.console.progress import Countdown
 from evaluate.features.extractor import ImageFeatures
+from evaluate.score_cache import key_of
 from evaluate.scorer import Scorer
 from evaluate.selection.final_rounds import play
+from evaluate.selection.objective import deciding_scores
 from evaluate.selection.verdict import Finalist, Verdict
 from evaluate.verdict_file import SavedFinal, load_final, replay, save_verdict
 from train.files.untrusted import UntrustedFileError
-from train.lora.checkpoint_file import weights_hash
 
 log = logging.getLogger(__name__)
 NO_LOSSES = (torch.zeros(0), torch.zeros(0))
@@ -48,9 +48,7 @@ class Final:
     ) -> None:
         self.finalists, self.config, self.policy = list(finalists), config, policy
         self.scorer = scorer.fresh(config.probes, config.rounds)
-        self.images: dict[int, list[Tensor]] = {}
         self.features: dict[int, list[ImageFeatures]] = {}
-        self.scorers: dict[int, Scorer] = {}
 
     def hold(self) -> Verdict | None:
         """Scores the finalists until it is settled; None if none of them could be scored.
@@ -58,6 +56,10 @@ class Final:
         Raises:
             CheckpointError: a finalist's file cannot be read any more.
         """
+        for name in deciding_scores(self.finalists[0].first):
+            if reason := self.scorer.metrics.undefined.get(name):
+                log.warning(f"there is no final: no {name} on its fresh probes: {reason}")
+                return None
         self.countdown = Countdown("the final generates", self._most_images())
         return play(self.finalists, self._score, self.config, self.policy)
 
@@ -68,30 +70,20 @@ class Final:
     def _score(self, look: int, finalist: Finalist) -> None:
         """Adds a finalist's scorecard after a further round."""
         start, end = ((look - i) * self.config.probes // self.config.rounds for i in (1, 0))
-        checkpoint, first = finalist.first.checkpoint, finalist.first
-        images = self.scorer.generate(checkpoint, slice(start, end))
+        first = finalist.first
+        images = self.scorer.generate(first.checkpoint, slice(start, end))
         self.countdown.step(end - start)
         if not images.isfinite().all():
-            finalist.out = "some of its images are not finite"
+            finalist.failure = finalist.out = "some of its images are not finite"
             return
-        all_images = self.images.setdefault(id(finalist), [])
-        all_features = self.features.setdefault(id(finalist), [])
+        features = self.features.setdefault(id(finalist), [])
         with self.scorer.extractor.on_device():
-            all_images.append(images)
-            all_features.append(self.scorer.extractor.extract(images))
-            card = self._first(end).scorecard(
-                checkpoint, first.epoch, torch.cat(all_images), ImageFeatures.joined(all_features),
-                NO_LOSSES,
-            )  # fmt: skip
+            features.append(self.scorer.extractor.extract(images))
+            joined = ImageFeatures.joined(features)
+            card = self.scorer.scorecard(first.checkpoint, first.epoch, None, joined, NO_LOSSES)
         finalist.cards.append(
             replace(card, unit=first.unit, strength=first.strength, averaged=first.averaged)
         )
-
-    def _first(self, count: int) -> Scorer:
-        """The scorer of the first `count` fresh probes."""
-        if count not in self.scorers:
-            self.scorers[count] = self.scorer.chosen(range(count))
-        return self.scorers[count]
 
 
 def decide(
@@ -101,7 +93,7 @@ def decide(
     policy: PolicyConfig,
     file: Path,
 ) -> Verdict | None:
-    """Holds a final and saves it; one that is saved already is decided again from its file.
+    """Holds a final and saves it; one that is saved already is decided again from its scorecards.
 
     Args:
         finalists: without scorecards on fresh probes; may be empty.
@@ -115,8 +107,9 @@ def decide(
         return None
     key = _key(finalists, scorer, config, policy)
     saved = _saved(file)
-    if saved is not None and saved.key == key:
-        verdict = replay(saved.finalists, config, policy)
+    if saved is not None and saved.key == key and len(saved.finalists) == len(finalists):
+        scored = zip(finalists, saved.finalists, strict=True)
+        verdict = replay([old.of(new.first) for new, old in scored], config, policy)
     else:
         verdict = Final(scorer, finalists, config, policy).hold()
     if verdict is not None:
@@ -136,6 +129,7 @@ def _key(
     finalists: list[Finalist], scorer: Scorer, config: FinalConfig, policy: PolicyConfig
 ) -> str:
     """Says of which weights, probes and settings a final is."""
-    weights = [weights_hash(finalist.first.checkpoint) for finalist in finalists]
-    parts = (weights, scorer.fingerprint, asdict(config), asdict(policy))
+    weights = [key_of(finalist.first.checkpoint) for finalist in finalists]
+    images = (scorer.dataset.fingerprint, str(scorer.framing), scorer.base.fingerprint)
+    parts = (weights, images, scorer.fingerprint, asdict(config), asdict(policy))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -37,7 +37,7 @@ from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun, score_metric
 from evaluate.tracking.tracking_uri import check_tracking
 from evaluate.variant_files import FOLDER, delete_others
 from evaluate.variants import score_variants, variants_of
-from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL, mlflow_tags
+from evaluate.verdict_file import VERDICT_FILE, has_final, mlflow_tags
 from train.config.flattening import flatten
 from train.data.dataset import load_dataset
 from train.data.images.buckets import framing_of
@@ -108,7 +108,7 @@ def hold_final(
     An unchanged final is not repeated.
     """
     policy, size = config.selection, config.final.contenders
-    if not size or policy.rule not in WITH_FINAL:
+    if not has_final(config.final, policy):
         return None
     variants = {
         f"{source.label.replace(' ', '-')}-{variant.stem}": variant
@@ -123,7 +123,7 @@ def hold_final(
         for card in group
     ]
     verdict = decide(finalists, scorer, config.final, policy, output / VERDICT_FILE)
-    delete_others(output / FOLDER, [finalist.first for finalist in finalists])
+    delete_others(output / FOLDER, [*cards, *(finalist.first for finalist in finalists)])
     return verdict
 
 
@@ -185,7 +185,8 @@ def _log(
             "diagnosis": describe(findings),
             **(mlflow_tags(selection.verdict, config.selection) if selection.verdict else {}),
         })  # fmt: skip
-        names = ("probes.yaml", "scorecards.json", "curves.png", VERDICT_FILE)
+        names = ["probes.yaml", "scorecards.json", "curves.png"]
+        names += [VERDICT_FILE] if selection.verdict else []
         for file in (name for name in names if (output / name).is_file()):
             store.client.log_artifact(run.id, str(output / file))
         store.client.log_artifact(run.id, str(selection.scorecard.checkpoint), "checkpoint")
@@ -212,6 +213,7 @@ def table(cards: list[Scorecard], selected: Scorecard, intervals: bool) -> Plain
         intervals: add the confidence intervals.
     """
     names = list(dict.fromkeys(name for card in cards for name in card.scores))
+    cards = cards if any(card is selected for card in cards) else [*cards, selected]
     result = PlainTable()
     for heading in ("", selected.unit, "fidelity", *(name.replace("_", " ") for name in names)):
         result.heading(heading)
@@ -220,7 +222,8 @@ def table(cards: list[Scorecard], selected: Scorecard, intervals: bool) -> Plain
         mark = "keep" if card is selected else ""
         value = fidelity(card)
         shown = "failed" if card.failure else "-" if value is None else f"{value:.2f}"
-        result.row(mark, str(card.epoch), shown, *cells)
+        number = card.label.partition(" ")[2] if card.is_variant else str(card.epoch)
+        result.row(mark, number, shown, *cells)
     return result
 
 

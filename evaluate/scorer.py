@@ -35,6 +35,7 @@ from evaluate.prompts.probe_set import ProbeSet, load_probe_set, make_probe_set
 from evaluate.scorecard import Estimate, Scorecard
 from train.config.schema import DataConfig
 from train.data.dataset import Dataset
+from train.data.images.buckets import framing_of
 from train.data.images.cropping import square
 from train.data.images.image import TrainingImage
 from train.lora.adapter import Adapter
@@ -76,7 +77,7 @@ class Scorer:
     ) -> None:
         start = time.monotonic()
         self.base, self.resolution, self.cache = base, data.resolution, cache
-        self.dataset = dataset
+        self.dataset, self.framing = dataset, framing_of(data)
         self.settings, self.scores = probes, scores
         self.notes: list[str] = []
         self.baseline_images = BaselineImages(base, data.resolution, probes, cache)
@@ -205,13 +206,15 @@ class Scorer:
         self,
         path: Path,
         epoch: int,
-        images: Tensor,
+        images: Tensor | None,
         features: ImageFeatures,
         losses: tuple[Tensor, Tensor],
     ) -> Scorecard:
-        """The scorecard of a probe set's images, (N, 3, H, W), 0 to 1, and their features.
+        """The scorecard of a probe set's images, or of those of the first probes.
 
         Args:
+            images: (N, 3, H, W), 0 to 1, if the scorecard is to keep them.
+            features: of the images.
             losses: of the held-out images and of training images; empty if there are none.
         """
         estimates, by_probe = self.metrics(features, losses)
@@ -231,7 +234,7 @@ class Scorer:
             notes=notes,
             confidence=self.scores.confidence,
             copies=self.metrics.copies(features, by_probe),
-            images=_pixels(images),
+            images=None if images is None else _pixels(images),
         )
 
     def card_of_nan_images(self, path: Path, epoch: int, images: Tensor) -> Scorecard:

@@ -21,6 +21,7 @@ from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from evaluate.variant_files import MARK, sheet_of
 from train.errors import CheckpointError
+from train.lora.checkpoint_file import is_intact
 from train.lora.variants import write_variant
 
 log = logging.getLogger(__name__)
@@ -78,25 +79,34 @@ def score_variants(
     cards = {}
     folder.mkdir(parents=True, exist_ok=True)
     for name, variant in variants.items():
-        file, last = folder / f"{name}.safetensors", variant.sources[-1]
+        file = folder / f"{name}.safetensors"
         try:
-            if not file.is_file():
+            if not _is_usable(file):
                 sources = [card.checkpoint for card in variant.sources]
                 write_variant(file, sources, variant.strength, scorer.base.adapters)
-            card = cache.find(file) or _scored(file, last, scorer, cache)
+            known = cache.find(file) if sheet_of(file).is_file() else None
+            cards[name] = known or _scored(file, variant, scorer, cache)
         except CheckpointError as error:
             log.warning(f"{name} is not tried: {error}")
-            continue
-        averaged = len(variant.sources)
-        cards[name] = replace(
-            card, epoch=last.epoch, unit=last.unit, strength=variant.strength, averaged=averaged
-        )
     return cards
 
 
-def _scored(file: Path, source: Scorecard, scorer: Scorer, cache: ScoreCache) -> Scorecard:
+def _is_usable(file: Path) -> bool:
+    try:
+        return is_intact(file)
+    except CheckpointError:
+        return False
+
+
+def _scored(file: Path, variant: Variant, scorer: Scorer, cache: ScoreCache) -> Scorecard:
     """Scores a file; saves its contact sheet, its images, and last its scorecard."""
-    card = scorer({file: source.epoch})[0]
+    last, averaged = variant.sources[-1], len(variant.sources)
+    card = replace(
+        scorer({file: last.epoch})[0],
+        unit=last.unit,
+        strength=variant.strength,
+        averaged=averaged,
+    )
     if card.images is not None:
         save_probe_images(card.images, sheet_of(file))
     save_sheet(scorer.sheet(card), sheet_of(file))

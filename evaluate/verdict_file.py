@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,21 +13,30 @@ import msgspec
 from msgspec import Meta
 
 from evaluate.config import FinalConfig, PolicyConfig
-from evaluate.scorecard import SavedCard, Scorecard
+from evaluate.scorecard import FIDELITIES, SavedCard, Scorecard, Text
 from evaluate.selection.final_rounds import play
+from evaluate.selection.objective import deciding_scores
 from evaluate.selection.verdict import Finalist, Verdict, limit_probabilities
+from train.config.ranges import range_errors
 from train.files.atomic_write import write_atomically
 from train.files.untrusted import Tree, UntrustedFileError, convert, read_json
 
 VERDICT_FILE = "verdict.json"
 WITH_FINAL = ("overfit_aware",)  # rules whose choice depends on the fidelity and the limits
-MAX_BYTES = 200_000_000  # a hundred finalists with a hundred rounds of a hundred probes
+MAX_BYTES = 100_000_000  # the largest final that `FinalConfig` allows has some 20 million bytes
+MIN_VALUES = 2  # of each deciding score after a round
+
+
+def has_final(final: FinalConfig, policy: PolicyConfig) -> bool:
+    """Whether a final decides with these settings."""
+    return final.contenders > 0 and policy.rule in WITH_FINAL
 
 
 class _SavedFinalist(msgspec.Struct):
     first: SavedCard
     order: Annotated[list[int], Meta(max_length=10)]
     cards: Annotated[list[SavedCard], Meta(max_length=100)]
+    failure: Text = ""
     trial: Annotated[int, Meta(ge=0)] | None = None
     group: Annotated[int, Meta(ge=0)] = 0
 
@@ -63,8 +73,9 @@ def save_verdict(file: Path, key: str, verdict: Verdict, config: FinalConfig,
                 "group": f.group,
                 "order": list(f.order),
                 "out": f.out,
+                "failure": f.failure,
                 "probabilities": f.probabilities,
-                "cards": [card.to_dict() for card in f.cards],
+                "cards": [_without_spare(card).to_dict() for card in f.cards],
             }
             for f in verdict.finalists
         ],
@@ -121,14 +132,37 @@ def load_final(file: Path) -> SavedFinal | None:
             Scorecard.of(f.first),
             tuple(f.order),
             [Scorecard.of(card) for card in f.cards],
+            failure=f.failure,
             trial=f.trial,
             group=f.group,
         )
         for f in saved.finalists
     ]
-    if any(len(f.cards) > config.rounds for f in finalists):
-        raise UntrustedFileError(f"{file}: a finalist has more rounds than the final")
+    for complaint in (*range_errors(config, "final."), *_complaints(finalists, config)):
+        raise UntrustedFileError(f"{file}: {complaint}")
     return SavedFinal(saved.key, config, finalists)
+
+
+def _without_spare(card: Scorecard) -> Scorecard:
+    """A scorecard with only those probes that a decision needs."""
+    needed = {name: card.by_probe[name] for name in FIDELITIES if name in card.by_probe}
+    return replace(card, by_probe=needed)
+
+
+def _complaints(finalists: list[Finalist], config: FinalConfig) -> Iterator[str]:
+    """What a final cannot be decided with."""
+    if not all(len(f.cards) <= config.rounds for f in finalists):
+        yield "a finalist has more rounds than the final"
+    names = {deciding_scores(f.first) for f in finalists}
+    if len(names) > 1 or not names <= {FIDELITIES, FIDELITIES[1:]}:
+        yield "its finalists do not have the same scores"
+        return
+    rounds = zip_longest(*(f.cards for f in finalists))
+    for cards in rounds:
+        scored = [card.by_probe for card in cards if card is not None]
+        lengths = {len(values.get(name, [])) for values in scored for name in names.copy().pop()}
+        if len(lengths) > 1 or min(lengths) < MIN_VALUES:
+            yield "its finalists were not scored on the same probes"
 
 
 def replay(
@@ -138,13 +172,13 @@ def replay(
 
     A finalist that these would have kept in longer takes part as far as it was scored.
     """
-    again = [Finalist(f.first, f.order, trial=f.trial, group=f.group) for f in finalists]
+    again = [replace(f, cards=[], out="", probabilities=[]) for f in finalists]
     saved = {id(new): old.cards for new, old in zip(again, finalists, strict=True)}
 
     def score(look: int, finalist: Finalist) -> None:
         cards = saved[id(finalist)]
         if len(cards) < look:
-            finalist.out = f"not scored after round {look - 1}"
+            finalist.out = finalist.failure or f"not scored after round {look - 1}"
         else:
             finalist.cards.append(cards[look - 1])
 

@@ -172,13 +172,17 @@ class ScoreCollection:
             "generalization_gap": GeneralizationGap(**options),
         }
 
-    def _rows(self, *roles: str) -> list[int]:
-        return self.baseline.probe_set.rows(*roles)
+    def _rows(self, *roles: str, count: int | None = None) -> list[int]:
+        """Indices of the probes with these roles, of the first `count` probes."""
+        rows = self.baseline.probe_set.rows(*roles)
+        return rows if count is None else [row for row in rows if row < count]
 
     def __call__(
         self, images: ImageFeatures, losses: tuple[Tensor, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
-        """Scores a checkpoint's images of the probe set.
+        """Scores a checkpoint's images of the probe set, or of the first probes in it.
+
+        The scales are those of all the base's images, however many probes the checkpoint has had.
 
         Args:
             losses: see `Scorer.scorecard`.
@@ -187,7 +191,9 @@ class ScoreCollection:
             name -> (estimate, low, high), without the undefined scores; and name -> each probe's
             contribution, for the scores that are means over probes.
         """
-        fresh, prompted = images[self._rows(FRESH)], images[self._rows(FRESH, CAPTION)]
+        count = len(images)
+        fresh = images[self._rows(FRESH, count=count)]
+        prompted = images[self._rows(FRESH, CAPTION, count=count)]
         metrics = dict(self.metrics)
         held_out, _ = losses
         if len(held_out):
@@ -199,14 +205,14 @@ class ScoreCollection:
         metrics["pose_memorization"].update(fresh.detected_poses)
         metrics["pose_diversity"].update(fresh.poses)
         for name, kind in LEAKS.items():
-            requested = self.baseline.requested(kind)
+            requested = self.baseline.requested(kind)[: len(fresh)]
             metrics[name].update(self.baseline.classify(kind, fresh), requested)
         metrics["copying"].update(prompted.patches)
         metrics["color_shift"].update(fresh.colors)
         if "detection_rate" in metrics:
             metrics["detection_rate"].update(fresh.found)
         if "class_bleed" in metrics:
-            without_trigger = images[self._rows(CLASS)]
+            without_trigger = images[self._rows(CLASS, count=count)]
             metrics["class_bleed"].update(without_trigger.subjects, without_trigger.found)
         if len(held_out):
             metrics["validation_loss"].update(held_out)
@@ -228,7 +234,7 @@ class ScoreCollection:
         Args:
             by_probe: what `__call__` returned for the same images.
         """
-        rows = self._rows(FRESH, CAPTION)
+        rows = self._rows(FRESH, CAPTION, count=len(images))
         copied = by_probe.get("copying", [False] * len(rows))
         suspects = [row for row, is_copy in zip(rows, copied, strict=True) if is_copy]
         if not suspects:

@@ -54,8 +54,8 @@ class PromptFidelity(Mean):
             )
 
     def update(self, *features: Tensor) -> None:
-        """Image features (N, d), in the order of the probes."""
-        similarity = (features[0].cpu() * self.prompts).sum(-1)
+        """Image features (M, d) of the first M probes, in their order."""
+        similarity = (features[0].cpu() * self.prompts[: len(features[0])]).sum(-1)
         super().update((similarity - self.other) / (self.base - self.other))
 
 
@@ -174,8 +174,8 @@ class ColorShift(Mean):
         self.register_buffer("base", base.cpu())
 
     def update(self, *features: Tensor) -> None:
-        """Mean colors (N, 3), in the order of the probes."""
-        super().update(features[0].cpu() - self.base)
+        """Mean colors (M, 3) of the first M probes, in their order."""
+        super().update(features[0].cpu() - self.base[: len(features[0])])
 
     def statistic(self, values: Tensor, index: Tensor) -> Tensor:
         return values[index].mean(1).norm(dim=-1)

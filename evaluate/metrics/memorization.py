@@ -63,9 +63,10 @@ class PoseDiversity(Score):
         self.rows = torch.zeros(0, dtype=torch.long)
 
     def update(self, *features: Tensor) -> None:
-        """Poses of all probes, (N, ...), in one call and in order."""
+        """Poses of the first M probes, (M, ...), in one call and in order."""
         poses = features[0]
-        self.rows = (self.source.detected(poses) & self.base_detected).nonzero().squeeze(1)
+        detected = self.source.detected(poses) & self.base_detected[: len(poses)]
+        self.rows = detected.nonzero().squeeze(1)
         super().update(self.source.similarity(poses[self.rows], poses[self.rows]))
 
     def compute(self) -> Tensor:

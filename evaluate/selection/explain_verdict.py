@@ -29,7 +29,7 @@ def explain_verdict(verdict: Verdict, later: str, policy: PolicyConfig) -> list[
         ]
     return [
         f"{describe_final(verdict)}.",
-        f"{card.label.capitalize()} {describe_learning(card)}; {faults}{ending}.",
+        f"{card.label.capitalize()} {describe_learning(card)}{faults and f'; {faults}'}{ending}.",
         *describe_limits(verdict, policy),
     ]
 
@@ -43,7 +43,8 @@ def describe_final(verdict: Verdict, name: str = "") -> str:
     winner, other = verdict.winner, verdict.runner_up
     name = name or winner.first.label.capitalize()
     if other is None:
-        return f"{name} was the only contender, and was scored on {verdict.prompts} fresh prompts"
+        alone = "only contender" if len(verdict.finalists) == 1 else "only one within the limits"
+        return f"{name} was the {alone}, and was scored on {verdict.prompts} fresh prompts"
     sentence = (
         f"{name} won the final of {len(verdict.finalists)} contenders on {verdict.prompts} fresh "
         f"prompts: with a probability of {_probability(winner)} no other one is better by more "
@@ -51,8 +52,8 @@ def describe_final(verdict: Verdict, name: str = "") -> str:
     )
     if verdict.ties:
         count = len(verdict.ties)
-        others = f"{count} other{'s' if count > 1 else ''}"
-        return f"{sentence}; {others} scored the same within {verdict.tolerance:g}, but later"
+        others = "one other is" if count == 1 else f"{count} others are"
+        return f"{sentence}; {others} tied with it, and it is the earliest or has the lowest rank"
     return f"{sentence}; the runner-up, {other.label}, is {verdict.lead:.3f} behind"
 
 

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
-from evaluate.config import FinalConfig, PolicyConfig
+from evaluate.config import LOSSES, FinalConfig, PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.contenders import may_hold, worths
 from evaluate.selection.objective import comparison_value, paired_difference, total_violation
 from evaluate.selection.sequential import behind, critical_value, probabilities_of_best
 
+BEHIND = "behind"  # begins the reason of a finalist that was dropped, but not for a limit
 
-@dataclass
+
+@dataclass(eq=False)
 class Finalist:
     """A checkpoint in the final.
 
@@ -26,6 +28,7 @@ class Finalist:
         order: how late it is taken among equals, for example its epoch.
         cards: after each of its rounds, its scorecard on all fresh probes that it has had.
         out: why it was dropped; empty if it was not.
+        failure: why its images could not be scored; empty if they could.
         probabilities: after each of its rounds, that it is the best of those that were not
             dropped, or equal to it within the tolerance; 0 in the round that it was dropped in.
         trial: of a study; None for other files.
@@ -36,6 +39,7 @@ class Finalist:
     order: tuple[int, ...]
     cards: list[Scorecard] = field(default_factory=list)
     out: str = ""
+    failure: str = ""
     probabilities: list[float] = field(default_factory=list)
     trial: int | None = None
     group: int = 0
@@ -49,6 +53,11 @@ class Finalist:
     def probability(self) -> float:
         """The last of its probabilities; 0 if it was dropped."""
         return self.probabilities[-1] if self.probabilities and not self.out else 0.0
+
+    def of(self, first: Scorecard) -> Finalist:
+        """The same finalist, whose checkpoint is that of another scorecard: it may have moved."""
+        cards = [replace(card, checkpoint=first.checkpoint) for card in self.cards]
+        return replace(self, first=first, cards=cards)
 
     @property
     def final(self) -> Scorecard:
@@ -68,12 +77,16 @@ class Verdict:
     Attributes:
         finalists: in the order of the contenders.
         winner: the one to keep.
-        ties: those whose fidelity is within the tolerance of the highest, besides the winner.
+        eligible: those that had all rounds and proved to be within the limits, the winner among
+            them; empty if none did.
+        ties: of these the ones whose fidelity is within the tolerance of the highest, besides the
+            winner.
         tolerance: see `FinalConfig`.
     """
 
     finalists: list[Finalist]
     winner: Finalist
+    eligible: list[Finalist]
     ties: list[Finalist]
     tolerance: float
 
@@ -81,8 +94,9 @@ class Verdict:
     def reported(self) -> Scorecard:
         """The winner's scores: on fresh probes, and its losses, which have no probes."""
         first, final = self.winner.first, self.winner.final
-        by_probe = first.by_probe | final.by_probe
-        return replace(final, scores=first.scores | final.scores, by_probe=by_probe)
+        scores = {name: first.scores[name] for name in LOSSES if name in first.scores}
+        by_probe = {name: first.by_probe[name] for name in LOSSES if name in first.by_probe}
+        return replace(final, scores=final.scores | scores, by_probe=final.by_probe | by_probe)
 
     @property
     def prompts(self) -> int:
@@ -91,10 +105,16 @@ class Verdict:
 
     @property
     def runner_up(self) -> Finalist | None:
-        """The best of the others: of those that stayed longest, the one with most fidelity."""
+        """The best of the others: of those that stayed longest, the one with most fidelity.
+
+        None if all others are over a limit.
+        """
         others = [f for f in self.finalists if f is not self.winner and f.cards]
+        candidates = [f for f in others if f in self.eligible or f.out.startswith(BEHIND)]
         return max(
-            others, key=lambda f: (len(f.cards), not f.out, comparison_value(f.final)), default=None
+            candidates,
+            key=lambda f: (f in self.eligible, len(f.cards), comparison_value(f.final)),
+            default=None,
         )
 
     @property
@@ -124,9 +144,7 @@ def end_round(
     inside = _drop_behind(_drop_over_limit(scored, look, policy), look, config, policy)
     if not inside:
         return True
-    probabilities = probabilities_of_best(worths([f.final for f in inside]), config.tolerance)
-    for finalist, probability in zip(inside, probabilities, strict=True):
-        finalist.probabilities[-1] = float(probability)
+    _assign_probabilities(inside, config)
     certain = all(total_violation(f.final, policy) <= 0 for f in inside)
     return certain and max(f.probability for f in inside) >= config.confidence
 
@@ -151,7 +169,7 @@ def _drop_behind(
     critical = critical_value(look, config.rounds, len(inside) - 1, config.error_rate)
     for finalist in inside:
         if finalist is not leader and behind(worths([leader.final, finalist.final]), critical)[1]:
-            finalist.out = f"behind after round {look}"
+            finalist.out = f"{BEHIND} after round {look}"
     return [f for f in inside if not f.out]
 
 
@@ -162,6 +180,7 @@ def conclude(
 
     The first in order of those is kept whose fidelity is at most the tolerance below the highest
     one within the limits. If none is within the limits, it is the one with the least violation.
+    The probabilities are those of being the best of all that proved to be within the limits.
     """
     scored = [f for f in finalists if f.cards]
     inside = [f for f in scored if not f.out] or scored
@@ -170,12 +189,22 @@ def conclude(
     feasible = [f for f in inside if total_violation(f.final, policy) <= 0]
     if not feasible:
         least = min(inside, key=lambda f: (total_violation(f.final, policy), f.order))
-        return Verdict(finalists, least, [], config.tolerance)
+        return Verdict(finalists, least, [], [], config.tolerance)
+    for finalist in inside:
+        finalist.probabilities[-1] = 0.0
+    _assign_probabilities(feasible, config)
     highest = max(comparison_value(f.final) for f in feasible)
     equal = [f for f in feasible if comparison_value(f.final) >= highest - config.tolerance]
     winner = min(equal, key=lambda f: f.order)
     ties = [f for f in equal if f is not winner]
-    return Verdict(finalists, winner, ties, config.tolerance)
+    return Verdict(finalists, winner, feasible, ties, config.tolerance)
+
+
+def _assign_probabilities(compared: list[Finalist], config: FinalConfig) -> None:
+    """Replaces the last probability of each."""
+    probabilities = probabilities_of_best(worths([f.final for f in compared]), config.tolerance)
+    for finalist, probability in zip(compared, probabilities, strict=True):
+        finalist.probabilities[-1] = float(probability)
 
 
 def probability_within(estimate: Estimate, limit: float, confidence: float) -> float:

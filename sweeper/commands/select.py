@@ -46,6 +46,8 @@ def main(config: SelectConfig) -> None:
     if not records:
         raise ConfigError(f"study: {config.study} has no scored epoch")
     check_scores(config.selection, {n for r in records for c in r.scorecards for n in c.scores})
+    if not study.is_dir():
+        print_lines("the final is not in MLflow's records of the trials; their first scores decide")
     verdict = load_verdict(study, records, config.selection)
     ranked = rank_trials(records, config.selection, lambda r: run_id_in(address, r.folder), verdict)
     print_table(ranked)

@@ -16,6 +16,7 @@ from train.loop.schedule import schedule_of
 from train.models.base_model import DTYPES, BaseModel
 from train.resume.run_files import state_file
 
+AVERAGE_BYTES = 4  # of averaged weights, per parameter
 MARGIN = 100e6  # bytes that must stay free for sheets, MLflow's store and other programs
 KEPT_BEST = 3  # least number of best checkpoints of a study that are kept, whichever their trials
 STATE_BYTES = 3 * 4  # resume state, per parameter: weights and AdamW's two moments in fp32
@@ -34,7 +35,8 @@ def images_size(config: SweepConfig) -> float:
 
 def trial_size(base: BaseModel, dataset: Dataset, config: SweepConfig) -> float:
     """Bytes on disk that a trial with these settings needs while it runs."""
-    state = base.adapters.parameter_count(config.network) * STATE_BYTES
+    numbers = base.adapters.parameter_count(config.network)
+    state = numbers * (STATE_BYTES + (AVERAGE_BYTES if config.training.ema else 0))
     checkpoints = schedule_of(config, dataset).checkpoints
     return checkpoints * (checkpoint_size(base, config) + images_size(config)) + state
 

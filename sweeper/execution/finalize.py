@@ -40,10 +40,12 @@ def finalize_study(
     tags: dict[str, str],
     probes: str,
     storage: str | None,
+    with_final: bool,
 ) -> None:
     """Ranks the trials, writes and logs the study's files, and prints the table.
 
     Args:
+        with_final: whether the study's final decides, if it has had one.
         tags: of the sweep's run in MLflow.
         probes: the probe set, in YAML.
         storage: the database of the study; None: the journal in its folder.
@@ -57,7 +59,7 @@ def finalize_study(
         if record.settings:
             mirror.mirror(record, policy)  # logs whatever an unreachable server has missed
     mirror.flush()
-    verdict = load_verdict(study, records, policy)
+    verdict = load_verdict(study, records, policy) if with_final else None
     ranked = rank_trials(records, policy, lambda record: mirror.run_for(record).saved_id, verdict)
     ranked = existing_first(study, ranked)
     write_text_atomically(study / PROBES_FILE, probes)

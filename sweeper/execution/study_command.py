@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+from evaluate.verdict_file import has_final
 from sweeper.config import SweepConfig
 from sweeper.execution.context import StudyContext, load_context, origin_tags
 from sweeper.execution.finalize import finalize_study
@@ -62,6 +63,7 @@ class StudyCommand:
             origin_tags(self.context),
             self.context.scorer.probe_set.to_yaml(),
             self.config.study.storage,
+            has_final(self.config.final, self.config.selection),
         )
 
 

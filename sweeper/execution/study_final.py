@@ -13,7 +13,7 @@ from evaluate.selection.contenders import contender_groups, is_allowed, variant_
 from evaluate.selection.verdict import Finalist, order_of
 from evaluate.variant_files import FOLDER, delete_others
 from evaluate.variants import score_variants, variants_of
-from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL
+from evaluate.verdict_file import VERDICT_FILE, has_final
 from sweeper.config import SweepConfig
 from sweeper.tracking.trial_record import FAILED, RUNNING, TrialRecord, load_records
 from train.data.folders.wording import count_noun
@@ -23,24 +23,23 @@ Owners = dict[int, TrialRecord]  # by the ids of scorecards
 
 
 def hold_final(study: Path, scorer: Scorer, config: SweepConfig) -> None:
-    """Writes the study's verdict.json, unless there is no final.
+    """Writes the study's verdict.json. An unchanged final is not held again.
 
-    An unchanged final is not held again.
+    If the settings want no final, a former one stays for other settings.
     """
-    policy = config.selection
-    finalists: list[Finalist] = []
-    if config.final.contenders and policy.rule in WITH_FINAL:
-        records = [r for r in load_records(study) if r.state not in (RUNNING, FAILED)]
-        owners = _owners(records)
-        cards = [card for record in records for card in record.scorecards if id(card) in owners]
-        cards += _variants(study, cards, owners, scorer, config)
-        allowed = [card for card in cards if is_allowed(card, policy)]
-        groups = contender_groups(allowed, policy, config.final.contenders)
-        finalists = [
-            _finalist(card, owners[id(card)], number)
-            for number, group in enumerate(groups)
-            for card in group
-        ]
+    if not has_final(config.final, config.selection):
+        return
+    policy, size = config.selection, config.final.contenders
+    records = [r for r in load_records(study) if r.state not in (RUNNING, FAILED)]
+    owners = _owners(records)
+    cards = [card for record in records for card in record.scorecards if id(card) in owners]
+    cards += _variants(study, cards, owners, scorer, config)
+    allowed = [card for card in cards if is_allowed(card, policy)]
+    finalists = [
+        _finalist(card, owners[id(card)], number)
+        for number, group in enumerate(contender_groups(allowed, policy, size))
+        for card in group
+    ]
     if (count := sum(finalist.group == 0 for finalist in finalists)) > 1:
         log.info(f"the final: {count_noun(count, 'checkpoint')} on fresh probes")
     decide(finalists, scorer, config.final, policy, study / VERDICT_FILE)

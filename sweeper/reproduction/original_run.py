@@ -36,7 +36,7 @@ from sweeper.tracking.trial_record import (
 )
 from train.errors import CheckpointError, ConfigError
 from train.files.untrusted import Tree, parse_json, read_json, read_text
-from train.lora.checkpoint_file import epoch_of, read_metadata, weights_hash
+from train.lora.checkpoint_file import VARIANT_KEY, epoch_of, read_metadata, weights_hash
 from train.text.display import readable, shortened
 
 log = logging.getLogger(__name__)
@@ -230,6 +230,12 @@ def original_from_file(path: Path) -> Original:
         raise CheckpointError(
             f"{path}: its metadata has no lorasweep_config, which this program writes; LoRAs from "
             "other programs can be scored (python -m evaluate) but not reproduced"
+        )
+    if VARIANT_KEY in metadata:
+        sources, strength = (metadata.get(f"lorasweep_{k}", "?") for k in ("made_of", "strength"))
+        raise CheckpointError(
+            f"{path}: it was not trained but made of {shortened(sources)} at strength "
+            f"{shortened(strength)}; reproduce the run of its trial (run_id=)"
         )
     name = f"{shortened(path)}: lorasweep_config"
     settings = parse_json(metadata["lorasweep_config"], Tree, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,13 +9,12 @@ from sweeper.results.ranking import RankedTrial
 from sweeper.results.retrain_command import retrain_command
 from sweeper.results.snippets import reproduce_commands, root_argument
 from train.errors import CheckpointError
-from train.lora.checkpoint_file import header_of, weights_hash
+from train.lora.checkpoint_file import VARIANT_KEY, is_intact, read_metadata, weights_hash
 from train.text.terminal import print_lines
 
 # file names in a study's folder
 SELECTED_FILE, REPORT_FILE, RESULT_FILE = "best.safetensors", "report.html", "result.json"
 PROBES_FILE, OVERVIEW_FILE = "probes.yaml", "overview.png"
-HASH_KEY = "sshs_model_hash"  # in a LoRA file's metadata: the hash of its weights
 POLICY_KEY = "policy_settings"  # key in RESULT_FILE: the policy that selected the result
 
 
@@ -30,7 +28,7 @@ def find_weights(study: Path, entry: RankedTrial) -> bytes | None:
         return None
     card = entry.selection.scorecard
     if card.is_variant:
-        return _content_of_variant(card.checkpoint)
+        return _content_of_variant(card.checkpoint, study / SELECTED_FILE)
     hashes = {epoch.weights for epoch in entry.record.epochs if epoch.scorecard.epoch == card.epoch}
     for file in (card.checkpoint, study / SELECTED_FILE):  # it may have been selected before
         with suppress(CheckpointError):
@@ -39,12 +37,16 @@ def find_weights(study: Path, entry: RankedTrial) -> bytes | None:
     return None
 
 
-def _content_of_variant(file: Path) -> bytes | None:
-    """A file's content; None if it does not exist or is not as it was written."""
-    with suppress(CheckpointError, OSError):
-        header, content = header_of(file), file.read_bytes()
-        if hashlib.sha256(content[header.size :]).hexdigest() == header.metadata.get(HASH_KEY):
-            return content
+def _content_of_variant(file: Path, selected: Path) -> bytes | None:
+    """The content of a variant's file, or of the selected file if it is that variant.
+
+    None if neither exists and is as it was written.
+    """
+    for candidate in (file, selected):
+        with suppress(CheckpointError, OSError):
+            named = read_metadata(candidate).get(VARIANT_KEY) == file.stem
+            if named and is_intact(candidate):
+                return candidate.read_bytes()
     return None
 
 

@@ -38,5 +38,8 @@ def ending(finalist: Finalist, verdict: Verdict) -> str:
     if finalist is verdict.winner:
         return "kept"
     if finalist in verdict.ties:
-        return "equal, but later"
-    return finalist.out or "less likely to be the best"
+        return "tied with the kept one"
+    if finalist.out:
+        return finalist.out
+    lost = finalist in verdict.eligible
+    return "less likely to be the best" if lost else "not certainly within the limits"

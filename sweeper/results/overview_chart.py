@@ -63,7 +63,7 @@ def draw_checkpoints(
         edgecolors="black",
         linewidths=0.8,
         zorder=5,
-        label=f"selected: trial {best.number}, epoch {selected.epoch}",
+        label=f"selected: trial {best.number}, {selected.label}",
     )
     if MEMORY in policy.max:
         axes.axvline(policy.max[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)

@@ -135,11 +135,11 @@ def _explain_final(trial: str, verdict: Verdict, selection: Selection) -> list[s
     Args:
         trial: its number and settings.
     """
-    label = selection.scorecard.label
+    label = selection.reported.label
     later = f", while {selection.later}" if selection.later else ""
     return [
         f"{describe_final(verdict, f'{trial}, {label},')}.",
-        f"After {label} it {describe_learning(selection.reported)}{later}.",
+        f"{label[:1].upper()}{label[1:]} {describe_learning(selection.reported)}{later}.",
         *selection.reasons[2:],
     ]
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluate.config import PolicyConfig
+from evaluate.scorecard import Scorecard
 from evaluate.selection.contenders import is_allowed
+from evaluate.selection.objective import total_violation
 from evaluate.selection.verdict import Verdict
 from evaluate.variant_files import FOLDER
 from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL, load_final, replay
-from sweeper.tracking.trial_record import TrialRecord
+from sweeper.tracking.trial_record import RecordError, TrialRecord, checkpoint_name
 from train.files.untrusted import UntrustedFileError
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,25 @@ def load_verdict(study: Path, records: list[TrialRecord], policy: PolicyConfig) 
             return None
         first = source
         if finalist.first.is_variant:  # the study may have been moved
-            file = study / FOLDER / finalist.first.checkpoint.name
-            first = replace(finalist.first, checkpoint=file)
+            try:
+                name = checkpoint_name(finalist.first.checkpoint)
+            except RecordError as error:
+                log.warning(f"{study / VERDICT_FILE}: {error}; the first scores decide")
+                return None
+            first = replace(finalist.first, checkpoint=study / FOLDER / name)
         if is_allowed(first, policy):
-            finalists.append(replace(finalist, first=first))
-    return replay(finalists, saved.config, policy)
+            finalists.append(finalist.of(first))
+    verdict = replay(finalists, saved.config, policy)
+    if verdict is None:
+        log.warning("no finalist may be kept by selection.strengths and selection.averages; "
+                    "the first scores decide")  # fmt: skip
+    elif not verdict.eligible and any(_is_feasible(card, policy) for card in cards.values()):
+        log.warning("no finalist is within these limits, but other checkpoints may be; the first "
+                    "scores decide, until the study's command with these limits holds a new final"
+                    )  # fmt: skip
+        return None
+    return verdict
+
+
+def _is_feasible(card: Scorecard, policy: PolicyConfig) -> bool:
+    return total_violation(card, policy) <= 0

@@ -286,12 +286,12 @@ def read_record(content: bytes | str, folder: Path) -> TrialRecord:
 
 def _epoch(saved: SavedEpoch, folder: Path) -> ScoredEpoch:
     card = Scorecard.of(saved.scorecard)
-    card.checkpoint = folder / _checkpoint_name(card.checkpoint)
+    card.checkpoint = folder / checkpoint_name(card.checkpoint)
     values = {name: getattr(saved, name) for name in EPOCH_FIELDS}
     return ScoredEpoch(scorecard=card, **values)
 
 
-def _checkpoint_name(checkpoint: Path) -> str:
+def checkpoint_name(checkpoint: Path) -> str:
     """The file name of a recorded checkpoint, without its folder.
 
     Raises:

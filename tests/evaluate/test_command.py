@@ -74,6 +74,44 @@ def test_folder_is_scored_once_and_logged(tmp_path: Path) -> None:
     assert first.data.metrics == runs[0].data.metrics
 
 
+def test_final_compares_strengths_and_leaves_other_files_alone(tmp_path: Path) -> None:
+    write(tmp_path / "out", ["me-000001", "me-000002", "me-000003"])
+    output = tmp_path / "scores"
+    (output / "variants").mkdir(parents=True)
+    own = output / "variants" / "own.safetensors"
+    own.write_bytes(b"somebody's")
+    command = (
+        f"checkpoints={tmp_path}/out", f"output={output}", f"root={tmp_path}/mlruns", *QUICK,
+        "final.probes=16", "final.rounds=2", "selection.strengths=[0.5]", "selection.max={}",
+        "selection.min={}",
+    )  # fmt: skip
+    code, message = run_module("evaluate", *command)
+    assert code == 0, message
+    kept = next(line for line in message.splitlines() if line.startswith("keep "))
+    assert "--strength-0.5.safetensors" in kept, message
+    rows = [line for line in message.splitlines() if "keep" in line and "│" in line]
+    assert len(rows) == 1
+    assert "at strength 0.5" in rows[0]
+    assert own.read_bytes() == b"somebody's"
+    made = sorted((output / "variants").glob("*-0.5.safetensors"))
+    assert made
+    assert f"keep {output}" in kept
+    verdict = (output / "verdict.json").read_bytes()
+    code, again = run_module("evaluate", *command)
+    assert code == 0, again
+    assert "the final generates" not in again
+    assert kept in again.splitlines()
+    assert (output / "verdict.json").read_bytes() == verdict
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "out").rename(moved)
+    code, again = run_module("evaluate", *command, f"checkpoints={moved}")
+    assert code == 0, again
+    assert str(tmp_path / "out") not in again
+    code, again = run_module("evaluate", *command, f"checkpoints={moved}", "final.contenders=0")
+    assert code == 1
+    assert "selection.strengths or selection.averages lacks 1" in again
+
+
 def test_mismatches_are_reported_before_any_image_is_generated(tmp_path: Path) -> None:
     """Once for all files; useless files are skipped, and the others are scored."""
     metadata = {

@@ -54,11 +54,15 @@ class WeightAverage:
         """Continues from a state.
 
         Raises:
-            KeyError, RuntimeError, TypeError: it is not that of such an adapter.
+            KeyError, TypeError, ValueError: it is not that of such an adapter.
         """
+        if any(state["flat"][name].shape != flat.shape for name, flat in self.flat.items()):
+            raise ValueError("its average is of another network")
+        if not isinstance(state["steps"], int) or state["steps"] < 0:
+            raise ValueError("its average has an invalid number of steps")
         for name, flat in self.flat.items():
             flat.copy_(state["flat"][name])
-        self.steps = int(state["steps"])
+        self.steps = state["steps"]
 
 
 def exponent(width: float) -> float:

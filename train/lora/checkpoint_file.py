@@ -20,6 +20,7 @@ DTYPES = {
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+VARIANT_KEY = "lorasweep_variant"  # in the metadata of a variant (train/lora/variants.py): its name
 BLOCK = 1 << 24  # bytes that are hashed at once
 MAX_BYTES = 8_000_000_000  # bytes of a LoRA file; SDXL's of rank 256 in fp32 has 3.5 GB
 
@@ -84,6 +85,20 @@ def epoch_of(path: Path | str) -> int:
     if number is None:
         raise CheckpointError(f"{path}: neither its metadata nor its name states the epoch")
     return number
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a file has the weights for which its metadata has kohya's hash.
+
+    Raises:
+        CheckpointError: no file, a pickle, or another format.
+    """
+    header, digest = header_of(path), hashlib.sha256()
+    with path.open("rb") as stream:
+        stream.seek(header.size)
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest() == header.metadata.get("sshs_model_hash")
 
 
 def weights_hash(path: Path | str) -> str:

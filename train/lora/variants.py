@@ -11,7 +11,7 @@ from torch import Tensor
 from train.errors import CheckpointError
 from train.lora.adapter import Adapter
 from train.lora.checkpoint import load_checkpoint, save_checkpoint
-from train.lora.checkpoint_file import read_metadata
+from train.lora.checkpoint_file import VARIANT_KEY, read_metadata
 from train.lora.injection import LoRAInjector
 
 # metadata that stays true of a variant; the settings of other trainers' networks do not
@@ -31,7 +31,8 @@ def write_variant(
     Raises:
         CheckpointError: a file cannot be read or written, or the files have different modules.
     """
-    adapter = averaged([load_checkpoint(source, adapters) for source in sources], strength)
+    loaded = [load_checkpoint(source, adapters).to("cpu") for source in sources]
+    adapter = averaged(loaded, strength)
     metadata = {
         key: value
         for key, value in read_metadata(sources[-1]).items()
@@ -42,6 +43,7 @@ def write_variant(
         metadata["ss_network_alpha"] = str(alphas.pop())
     metadata |= {
         "ss_network_module": "networks.lora",
+        VARIANT_KEY: path.stem,
         "lorasweep_made_of": ", ".join(source.name for source in sources),
         "lorasweep_strength": f"{strength:g}",
     }
@@ -50,6 +52,8 @@ def write_variant(
 
 def averaged(adapters: Sequence[Adapter], strength: float = 1.0) -> Adapter:
     """The LoRA whose change of every weight is the mean of the others' changes, times `strength`.
+
+    All of them are on the CPU.
 
     The ranks of the others add up; the result has the first one's rank, and is the best
     approximation of that rank, by a singular value decomposition (Eckart and Young 1936).

@@ -178,6 +178,7 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
         "settings": tables.setting_groups(record),
         "scores": tables.score_rows(best.selection.reported, policy),
         "finalists": finalist_rows(best.selection.verdict),
+        "tolerance": best.selection.verdict.tolerance if best.selection.verdict else None,
         "confidence": card.confidence,
         "training": images.training_strip(study, record),
         "comparison": comparison,

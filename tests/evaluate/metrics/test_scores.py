@@ -90,6 +90,19 @@ def drawn(puppets: list[Puppet]) -> Tensor:
     return images_of([Drawing(puppet) for puppet in puppets]).float() / 255
 
 
+def test_scores_of_the_first_probes_are_on_the_scale_of_all(scorer: Scorer) -> None:
+    """As in the rounds of a final: each probe contributes the same, however many there are yet."""
+    images = drawn(as_asked(scorer, wild=False))
+    whole = score(scorer, images)
+    for count in (8, 20):
+        part = score(scorer, images[:count])
+        assert part.scores.keys() == whole.scores.keys()
+        for name in ("prompt_fidelity", "subject_fidelity", "copying"):
+            values = part.by_probe[name]
+            assert 0 < len(values) < len(whole.by_probe[name])
+            assert values == pytest.approx(whole.by_probe[name][: len(values)], abs=1e-5)
+
+
 def test_scores_distinguish_ideal_copying_and_untrained(scorer: Scorer) -> None:
     ideal = score(scorer, drawn(as_asked(scorer, wild=True))).scores
     plain = score(scorer, drawn(as_asked(scorer, wild=False))).scores

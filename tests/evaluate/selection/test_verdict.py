@@ -4,7 +4,10 @@ decided again from its file."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +131,30 @@ def test_a_finalist_over_a_limit_is_not_kept_however_good_it_is() -> None:
                                everybody_over).reasons[0]  # fmt: skip
 
 
+def test_a_finalist_that_is_not_certainly_within_the_limits_does_not_compete() -> None:
+    verdict = hold({1: (0.5, 0.02), 2: (0.7, 0.22)})
+    better = verdict.finalists[1]
+    assert not better.out, "its limit is neither certainly kept nor certainly exceeded"
+    assert (verdict.winner.first.epoch, verdict.winner.probability) == (1, 1.0)
+    assert better.probability == 0
+    assert verdict.runner_up is None
+    first = select([f.first for f in verdict.finalists], POLICY, verdict).reasons[0]
+    assert "Epoch 1 was the only one within the limits" in first
+    with_third = hold({1: (0.5, 0.02), 2: (0.7, 0.22), 3: (0.47, 0.02)})
+    assert with_third.runner_up
+    assert with_third.runner_up.first.epoch == 3
+    assert with_third.lead >= 0
+
+
+def test_sentences_without_limits() -> None:
+    policy = PolicyConfig()
+    verdict = replay(hold({1: (0.5, 0.02), 2: (0.7, 0.22)}).finalists, CONFIG, policy)
+    assert verdict
+    reasons = select([f.first for f in verdict.finalists], policy, verdict).reasons
+    assert verdict.winner.first.epoch == 2
+    assert not [text for text in reasons if "; ." in text or ", ." in text]
+
+
 def test_the_selection_reports_fresh_scores_and_says_how_sure_it_is() -> None:
     verdict = hold({1: (0.60, 0.05), 2: (0.62, 0.05), 3: (0.3, 0.05)})
     cards = [f.first for f in verdict.finalists]
@@ -171,9 +198,63 @@ def test_a_saved_final_is_decided_again_under_other_limits(tmp_path: Path) -> No
     assert [(f.out, f.probability) for f in again.finalists] == [
         (f.out, f.probability) for f in verdict.finalists
     ]
+    moved = saved.finalists[0].of(replace(verdict.finalists[0].first, checkpoint=Path("moved")))
+    assert {card.checkpoint for card in moved.cards} == {Path("moved")}
     strict = replay(saved.finalists, saved.config, PolicyConfig(max={"pose_memorization": 0.1}))
     assert strict
     assert strict.winner.first.epoch == 1
+
+
+def test_the_reason_why_a_finalist_was_not_scored_is_kept(tmp_path: Path) -> None:
+    verdict, file = hold({1: (0.5, 0.02), 2: (0.56, 0.02)}), tmp_path / VERDICT_FILE
+    failed = Finalist(card(3, (0.5, 0.0), 24), (3,), failure="broken", out="broken")
+    verdict.finalists.append(failed)
+    save_verdict(file, "key", verdict, CONFIG, POLICY)
+    saved = load_final(file)
+    assert saved
+    again = replay(saved.finalists, CONFIG, POLICY)
+    assert again
+    assert [f.out for f in again.finalists][-1] == "broken"
+
+
+Saved = dict[str, Any]
+
+
+def _set(content: Saved, finalist: int, where: str, value: object) -> None:
+    card = content["finalists"][finalist]["cards"][-1]
+    if where == "by_probe":
+        card["by_probe"] = value
+    else:
+        card["by_probe"][where] = value
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda c: _set(c, 0, "by_probe", {}), "same probes"),
+        (lambda c: _set(c, 1, "prompt_fidelity", [0.9]), "different probes|same probes"),
+        (lambda c: [_set(c, i, "by_probe", {"prompt_fidelity": [1.0], "subject_fidelity": [1.0]})
+                    for i in (0, 1)], "same probes"),
+        (lambda c: c["final"].update(error_rate=9), "error_rate"),
+        (lambda c: c["final"].update(error_rate=0), "error_rate"),
+        (lambda c: c["final"].update(rounds=1), "more rounds"),
+        (lambda c: c["final"].update(tolerance=float("nan")), "tolerance|NaN|verdict"),
+        (lambda c: c["finalists"][0]["first"].update(by_probe={}, scores={}), "same scores"),
+        (lambda c: c["finalists"].extend([c["finalists"][0]] * 200), "verdict"),
+        (lambda c: c["finalists"][0]["first"].update(strength=-1), "strength"),
+        (lambda c: c["finalists"][0]["first"].update(averaged=0), "averaged"),
+    ],
+)  # fmt: skip
+def test_a_verdict_that_cannot_be_decided_is_refused(
+    damage: Callable[[Saved], object], words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / VERDICT_FILE
+    save_verdict(file, "key", hold({1: (0.5, 0.02), 2: (0.51, 0.02)}), CONFIG, POLICY)
+    content = json.loads(file.read_text())
+    damage(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(UntrustedFileError, match=words):
+        load_final(file)
 
 
 @pytest.mark.parametrize(
