@@ -191,6 +191,12 @@ def test_weaker_average_wins_and_is_the_file_to_keep(
     assert "at strength" not in output, "strength 1 alone is allowed"
     for file in (moved / "studies" / "small" / "variants").glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:-1] + b"x")
+    selected = moved / "studies" / "small" / SELECTED_FILE
+    before = selected.read_bytes()
+    code, output = run_module(*select, *allowed, "apply=true")
+    assert code == 0, output
+    assert selected.read_bytes() == before, "it is that variant"
+    selected.write_bytes(before[:-1] + b"x")
     code, output = run_module(*select, *allowed, "apply=true")
     assert code == 1
     assert "is gone or damaged; the command of the study makes it again" in in_one_line(output)
