@@ -268,9 +268,9 @@ def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
              f" with all attributes correct, read by the judge from {images} images per checkpoint."
              " One half of them decides which checkpoint is the best; the regret, the share of its"
              " worth that a pick lacks, is measured on the other half, and the other way round."
-             f" *ours* is what a sweep keeps by default, and *ours before* what the first look"
-             f" ({BEFORE_PROBES} probes) alone would keep. *Saved checkpoints* is a final without"
-             " other strengths and averages, *strengths* one that tries 0.8 as well, and"
+             " *ours* is what a sweep keeps with `final=fresh`, and *ours before* what the first"
+             f" look ({BEFORE_PROBES} probes) alone would keep. *Saved checkpoints* is a final"
+             " without other strengths and averages, *strengths* one that tries 0.8 as well, and"
              " *averages* one that tries the average of each two successive checkpoints. All these"
              f" are means over {REPEATS} repetitions with other probes.", "",
              "| rule | mean regret | worst regret | probe images | keeps a variant |",
@@ -313,7 +313,7 @@ def main() -> None:
     for number in range(len(SWEEPS)):
         run_sweep(number)
     work(pending(rounds))
-    config = settings("sweep", SweepConfig)
+    config = settings("sweep", SweepConfig, ["final=fresh"])
     tried = replace(config.selection, strengths=STRENGTHS, averages=AVERAGES)
     for number, sweep in enumerate(SWEEPS):
         pool = make_pool(sweep, pool_scorer(number))

@@ -29,6 +29,7 @@ from evaluate.features.clip import ClipEncoder
 from evaluate.generation.generate import generate
 from evaluate.scorecard import Scorecard, usable
 from evaluate.scorer import Scorer
+from evaluate.variants.lora_file import write_variant
 from sweeper.config import SweepConfig
 from sweeper.tracking.trial_record import TrialRecord, load_records
 from train.cli.compose import settings
@@ -37,7 +38,6 @@ from train.data.dataset import load_dataset
 from train.data.images.cropping import square
 from train.files.atomic_write import write_atomically
 from train.lora.checkpoint import load_checkpoint
-from train.lora.variants import write_variant
 from train.models.base_model import BaseModel, load_base
 from train.puppets.demo import (
     CHARACTERS,

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from random import Random
 
-import torch
 from safetensors.torch import load_file
 
 from bench.study_data import POOL, Key, Sweep, pool_file
@@ -26,7 +25,7 @@ from evaluate.scorer import Scorer
 from evaluate.selection.contenders import contender_groups, is_allowed, variant_sources
 from evaluate.selection.final_rounds import play
 from evaluate.selection.verdict import Finalist, Verdict, order_of
-from evaluate.variants import variants_of
+from evaluate.variants.scoring import variants_of
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,8 @@ class Pool:
         Args:
             scorer: of these probes.
         """
-        images = torch.zeros(len(rows), 3, 1, 1)  # scorecards keep them for their sheets
         features = self.features[key][list(rows)]
-        card = scorer.scorecard(self.files[key], key[1], images, features, NO_LOSSES)
+        card = scorer.scorecard(self.files[key], key[1], None, features, NO_LOSSES)
         return replace(card, strength=key[2], averaged=key[3])
 
     def repeat(
@@ -95,7 +93,7 @@ class Pool:
         rng = Random(seed)
         first, final = self._draw(rng, look, 1), self._draw(rng, config.probes, config.rounds)
         known = self.scorer.metrics.baseline
-        fewer = replace(known, rounds=known.rounds[:baseline])
+        fewer = replace(known, rounds=known.rounds[:baseline], others=())
         scorer = self.scorer.with_baseline(fewer).chosen(first)
         cards = {key: self.card(key, scorer, first) for key in self.files if is_saved(key)}
         images = look * (len(cards) + baseline)
@@ -114,17 +112,16 @@ class Pool:
             for number, group in enumerate(contender_groups(allowed, policy, config.contenders))
             for card in group
         ]
-        once = self.scorer.with_baseline(replace(known, rounds=known.rounds[:1]))
-        scorers: dict[int, Scorer] = {}
+        others = tuple(scorer.metrics.baseline.base(FRESH))
+        once = self.scorer.with_baseline(replace(known, rounds=known.rounds[:1], others=others))
+        fresh = once.chosen(final)
         scored = 0
 
         def score(number: int, finalist: Finalist) -> None:
             nonlocal scored
             start, end = ((number - i) * config.probes // config.rounds for i in (1, 0))
-            if end not in scorers:
-                scorers[end] = once.chosen(final[:end])
             key = keys[id(finalist.first)]
-            finalist.cards.append(self.card(key, scorers[end], final[:end]))
+            finalist.cards.append(self.card(key, fresh, final[:end]))
             scored += end - start
 
         verdict = play(finalists, score, config, policy)

@@ -97,7 +97,7 @@ class PolicyConfig:
 class FinalConfig:
     """How the best checkpoints are compared at the end, on fresh probes."""
 
-    contenders: int = ranged(8, 0, 24)
+    contenders: int = ranged(0, 0, 24)
     probes: int = ranged(96, 8, 1024)
     rounds: int = ranged(4, 1, 12)
     tolerance: float = ranged(0.01, 0, 1)
@@ -164,8 +164,8 @@ def check_final(final: FinalConfig, scores: ScoresConfig, policy: PolicyConfig) 
     if not final.contenders:
         if 1.0 not in policy.strengths or 1 not in policy.averages:
             raise ConfigError(
-                "final.contenders: without a final only saved checkpoints are kept, but "
-                "selection.strengths or selection.averages lacks 1"
+                "final.contenders: without a final (final=fresh) only saved checkpoints are kept, "
+                "but selection.strengths or selection.averages lacks 1"
             )
         return
     if final.probes < MIN_PER_ROUND * final.rounds:

@@ -35,8 +35,8 @@ from evaluate.selection.verdict import Finalist, Verdict, order_of
 from evaluate.tracking.environment import environment
 from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun, score_metrics
 from evaluate.tracking.tracking_uri import check_tracking
-from evaluate.variant_files import FOLDER, delete_others
-from evaluate.variants import score_variants, variants_of
+from evaluate.variants.files import FOLDER, delete_others
+from evaluate.variants.scoring import score_variants, variants_of
 from evaluate.verdict_file import VERDICT_FILE, has_final, mlflow_tags
 from train.config.flattening import flatten
 from train.data.dataset import load_dataset

@@ -83,7 +83,7 @@ class Scorecard:
             if it can. A checkpoint that failed has no scores and is never feasible.
         images: the probe images (N, H, W, 3), 0 to 255; None after reading from JSON.
         strength: that is built into the file, which was made of a saved checkpoint (see
-            `evaluate.variants`); 1 for a checkpoint as it was saved.
+            `evaluate.variants.scoring`); 1 for a checkpoint as it was saved.
         averaged: number of successive checkpoints, this one the last, whose average the file is.
     """
 

@@ -32,6 +32,7 @@ from evaluate.metrics.collection import Baseline, ScoreCollection
 from evaluate.metrics.losses import FixedLosses
 from evaluate.prompts.attributes import class_words, load_attributes
 from evaluate.prompts.probe_set import ProbeSet, load_probe_set, make_probe_set
+from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Estimate, Scorecard
 from train.config.schema import DataConfig
 from train.data.dataset import Dataset
@@ -148,7 +149,9 @@ class Scorer:
         other.probe_set = probe_set.dealt(rounds)
         with self.extractor.on_device():
             rows = other._rounds()
-            fresh = replace(self.metrics.baseline, rounds=rows, probe_set=other.probe_set)
+            known = self.metrics.baseline
+            others = (*known.base(FRESH), *known.others)
+            fresh = replace(known, rounds=rows, probe_set=other.probe_set, others=others)
             other.metrics = other._collection(fresh)
         return other
 

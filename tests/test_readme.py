@@ -66,7 +66,7 @@ PLACEHOLDERS = {
 }
 FAST = ("data.repeats=1", "training.epochs=1")
 SMALL = (*FAST, "probes.count=8", "probes.steps=1", "scores.resamples=10", "scores.baseline=1",
-         "final.contenders=2", "final.probes=8", "final.rounds=2")  # fmt: skip
+         "final.probes=8", "final.rounds=1")  # fmt: skip
 # /my/model.safetensors is a folder with a small model here, because the model in a single file
 # always has full size
 SMALL_BASE = (

@@ -33,12 +33,15 @@ class Baseline:
     Attributes:
         training: features of the training images.
         rounds: features of the base's images of the probe set, one entry for each round.
+        others: features of the base's images of other fresh probes. They make the scales more
+            precise that do not depend on what the probes ask for.
     """
 
     training: ImageFeatures
     rounds: list[ImageFeatures]
     probe_set: ProbeSet
     extractor: FeatureExtractor
+    others: tuple[ImageFeatures, ...] = ()
 
     def chosen(self, rows: Sequence[int]) -> Baseline:
         """The same for the probes with these indices, in this order."""
@@ -137,7 +140,8 @@ class ScoreCollection:
         # a head shows little of a pose and an outfit
         nuisance = baseline.nuisance(KINDS if source.head is None else ("backgrounds",))
         subjects = training.subjects[training.found]
-        without_trigger = torch.cat([images.subjects[images.found] for images in fresh])
+        reference = [*fresh, *baseline.others]
+        without_trigger = torch.cat([images.subjects[images.found] for images in reference])
         self.metrics: dict[str, Score] = {
             "prompt_fidelity": PromptFidelity(
                 baseline.extractor.encoder.text_features(texts),
@@ -148,13 +152,15 @@ class ScoreCollection:
             "pose_memorization": PoseMemorization(
                 source,
                 training.detected_poses,
-                torch.cat([images.detected_poses for images in fresh]),
+                torch.cat([images.detected_poses for images in reference]),
                 **options,
             ),
             "pose_diversity": PoseDiversity(source, fresh[0].poses, **options),
             **{name: baseline.leak_metric(kind, options) for name, kind in LEAKS.items()},
             "copying": Copying(
-                training.patches, torch.cat([images.patches for images in prompted]), **options
+                training.patches,
+                torch.cat([images.patches for images in (*prompted, *baseline.others)]),
+                **options,
             ),
             "color_shift": ColorShift(torch.stack([r.colors for r in fresh]).mean(0), **options),
         }

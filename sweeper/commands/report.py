@@ -7,11 +7,11 @@ from pathlib import Path
 
 from evaluate.tracking.store_address import Address, run_id_in
 from sweeper.config import ReportConfig
+from sweeper.final.load import load_verdict
 from sweeper.results.checkpoint_files import REPORT_FILE
 from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
-from sweeper.results.study_verdict import load_verdict
 from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import load_records, study_not_found
 from train.errors import CheckpointError, ConfigError

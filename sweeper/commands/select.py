@@ -11,16 +11,16 @@ from evaluate.selection.objective import FIDELITIES, MEMORY
 from evaluate.selection.policy import check_scores
 from evaluate.tracking.store_address import Address, run_id_in
 from sweeper.config import SelectConfig
+from sweeper.final.course import course
+from sweeper.final.load import load_verdict
 from sweeper.results.checkpoint_files import (
     RESULT_FILE,
     SELECTED_FILE,
     find_weights,
     missing_reason,
 )
-from sweeper.results.final_course import course
 from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import RankedTrial, explain, rank_trials
-from sweeper.results.study_verdict import load_verdict
 from sweeper.results.summary_table import WIDTH, print_selection, print_table
 from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import TrialRecord, load_records, study_not_found

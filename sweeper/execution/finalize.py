@@ -11,6 +11,7 @@ from evaluate.config import PolicyConfig
 from evaluate.selection.diagnosis import diagnose
 from evaluate.tracking.mlflow_store import NOTE_TAG
 from evaluate.verdict_file import VERDICT_FILE, mlflow_tags, summary
+from sweeper.final.load import load_verdict
 from sweeper.results.checkpoint_files import (
     OVERVIEW_FILE,
     POLICY_KEY,
@@ -25,7 +26,6 @@ from sweeper.results.mlflow_description import describe_study
 from sweeper.results.overview_chart import draw_overview
 from sweeper.results.ranking import RankedTrial, explain, pareto_numbers, rank_trials
 from sweeper.results.report.page import write_report
-from sweeper.results.study_verdict import load_verdict
 from sweeper.results.summary_table import print_selection, print_table
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import RUNNING, load_records

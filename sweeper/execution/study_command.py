@@ -12,7 +12,7 @@ from evaluate.verdict_file import has_final
 from sweeper.config import SweepConfig
 from sweeper.execution.context import StudyContext, load_context, origin_tags
 from sweeper.execution.finalize import finalize_study
-from sweeper.execution.study_final import hold_final
+from sweeper.final.hold import hold_final
 from sweeper.stop_request import USER_REQUEST, stop_reason
 from sweeper.study.storage import outage_as_config_error
 from sweeper.study_folder import study_folder

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL.Image import Image
 
-from evaluate import variant_files
 from evaluate.images.contact_sheet import save_sheet
 from evaluate.images.probe_images import save_probe_images
 from evaluate.scorecard import Scorecard
@@ -197,12 +196,6 @@ class TrialRecord:
     def sheet(self, epoch: int) -> Path:
         """The path of an epoch's contact sheet."""
         return self.folder / "sheets" / f"{epoch:06d}.png"
-
-    def sheet_of(self, card: Scorecard) -> Path:
-        """The path of the contact sheet of a checkpoint, or of a variant of one."""
-        return (
-            variant_files.sheet_of(card.checkpoint) if card.is_variant else self.sheet(card.epoch)
-        )
 
     def end(self, state: str, reason: str = "", selected: int | None = None) -> None:
         """Records how the trial ended."""

@@ -82,8 +82,8 @@ def test_final_compares_strengths_and_leaves_other_files_alone(tmp_path: Path) -
     own.write_bytes(b"somebody's")
     command = (
         f"checkpoints={tmp_path}/out", f"output={output}", f"root={tmp_path}/mlruns", *QUICK,
-        "final.probes=16", "final.rounds=2", "selection.strengths=[0.5]", "selection.max={}",
-        "selection.min={}",
+        "final=fresh", "final.probes=16", "final.rounds=2", "selection.strengths=[0.5]",
+        "selection.max={}", "selection.min={}",
     )  # fmt: skip
     code, message = run_module("evaluate", *command)
     assert code == 0, message

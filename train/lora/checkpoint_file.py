@@ -20,7 +20,7 @@ DTYPES = {
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-VARIANT_KEY = "lorasweep_variant"  # in the metadata of a variant (train/lora/variants.py): its name
+VARIANT_KEY = "lorasweep_variant"  # in the metadata: the name of a variant (evaluate/variants)
 BLOCK = 1 << 24  # bytes that are hashed at once
 MAX_BYTES = 8_000_000_000  # bytes of a LoRA file; SDXL's of rank 256 in fp32 has 3.5 GB
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from evaluate.selection.explain import format_percent
 from evaluate.selection.objective import MEMORY, comparison_value
 from evaluate.selection.verdict import Finalist, Verdict
-from sweeper.results.final_course import ending
+from sweeper.final.course import ending
 
 
 @dataclass(frozen=True)

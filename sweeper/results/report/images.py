@@ -17,6 +17,7 @@ from evaluate.images.contact_sheet import TRAINING as TRAINING_ROLE
 from evaluate.images.probe_images import probe_cells
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
+from evaluate.variants.files import sheet_of
 from sweeper.tracking.trial_record import TrialRecord
 
 # these keep the page of any study far below 5 MB: 12 + 8 * 3 + 48 images of 10 kB
@@ -60,15 +61,20 @@ class Strip:
     sentence: str = ""
 
 
+def sheet(record: TrialRecord, card: Scorecard) -> Path:
+    """The contact sheet of a trial's checkpoint, or of a variant of one."""
+    return sheet_of(card.checkpoint) if card.is_variant else record.sheet(card.epoch)
+
+
 def training_strip(study: Path, record: TrialRecord) -> Strip:
     """Up to MAX_TRAINING training images, evenly spread over the data set.
 
     They come from the study's data sheet, since the images themselves may be elsewhere.
     """
     title = "What it was trained on"
-    sheet = study / DATA_SHEET
-    names = [name for name in read_positions(sheet) if name.startswith(f"{TRAINING_ROLE} ")]
-    cells = [*read_cells(sheet, _spread(names, MAX_TRAINING)).values()]
+    file = study / DATA_SHEET
+    names = [name for name in read_positions(file) if name.startswith(f"{TRAINING_ROLE} ")]
+    cells = [*read_cells(file, _spread(names, MAX_TRAINING)).values()]
     if not cells:
         return Strip(title, [], "The training images are not in this study's data sheet.")
     count = _training_count(record, len(names))
@@ -88,13 +94,13 @@ def compare_epochs(record: TrialRecord, selected: Scorecard) -> dict[str, list[T
     Probes with a copy at one of these epochs come first, then others, evenly spread over the set.
     """
     cards = key_epochs(record.scorecards, selected)
-    places = {card.epoch: read_positions(record.sheet_of(card)) for card in cards}
+    places = {card.epoch: read_positions(sheet(record, card)) for card in cards}
     names = [name for name in places[selected.epoch] if name.startswith(FRESH)]
     copied = [n for n in names if any(n in p and p[n].flagged for p in places.values())]
     chosen = copied[: MAX_COMPARED // 2]
     chosen += _spread([n for n in names if n not in chosen], MAX_COMPARED - len(chosen))
     # one sheet at a time, because each may be large
-    sheets = {card.epoch: probe_cells(record.sheet_of(card), chosen) for card in cards}
+    sheets = {card.epoch: probe_cells(sheet(record, card), chosen) for card in cards}
     return {
         name: [
             _tile(sheets[card.epoch][name], card.label, selected=card is selected)
@@ -111,7 +117,7 @@ def probe_strip(
 ) -> Strip:
     """The images of these probes at another checkpoint."""
     names = list(names)
-    cells = probe_cells(record.sheet_of(card), names)
+    cells = probe_cells(sheet(record, card), names)
     return Strip(title, [_tile(cells[name]) for name in names if name in cells], sentence)
 
 
@@ -125,8 +131,8 @@ def key_epochs(cards: list[Scorecard], selected: Scorecard) -> list[Scorecard]:
 
 def all_strips(record: TrialRecord, card: Scorecard, max_tiles: int = MAX_TILES) -> list[Strip]:
     """The images of a checkpoint, grouped by the role of their prompts."""
-    sheet = record.sheet_of(card)
-    places = read_positions(sheet)
+    file = sheet(record, card)
+    places = read_positions(file)
     chosen = {}
     for role, title in TITLES.items():
         of_role = [name for name in places if name.startswith(f"{role} ")]
@@ -134,7 +140,7 @@ def all_strips(record: TrialRecord, card: Scorecard, max_tiles: int = MAX_TILES)
         chosen[title] = _spread(of_role, share)
         if role == COPY:
             chosen[title] = _with_copies(chosen[title], [*places])
-    cells = probe_cells(sheet, [name for names in chosen.values() for name in names])
+    cells = probe_cells(file, [name for names in chosen.values() for name in names])
     strips = [
         Strip(title, [_tile(cells[name]) for name in names if name in cells])
         for title, names in chosen.items()

@@ -14,7 +14,7 @@ import pytest
 
 from evaluate.config import FinalConfig, PolicyConfig
 from evaluate.intervals import wilson
-from evaluate.scorecard import Estimate, Scorecard
+from evaluate.scorecard import FIDELITIES, Estimate, Scorecard
 from evaluate.selection.contenders import contender_groups
 from evaluate.selection.final_rounds import play
 from evaluate.selection.policy import select
@@ -28,7 +28,7 @@ from evaluate.verdict_file import VERDICT_FILE, load_final, replay, save_verdict
 from train.files.untrusted import UntrustedFileError
 
 POLICY = PolicyConfig(max={"pose_memorization": 0.3}, min={"prompt_fidelity": 0.5})
-CONFIG = FinalConfig(probes=96, rounds=4)
+CONFIG = FinalConfig(contenders=8, probes=96, rounds=4)
 Truth = tuple[float, float]  # likeness, memorized share
 
 
@@ -233,8 +233,8 @@ def _set(content: Saved, finalist: int, where: str, value: object) -> None:
     [
         (lambda c: _set(c, 0, "by_probe", {}), "same probes"),
         (lambda c: _set(c, 1, "prompt_fidelity", [0.9]), "different probes|same probes"),
-        (lambda c: [_set(c, i, "by_probe", {"prompt_fidelity": [1.0], "subject_fidelity": [1.0]})
-                    for i in (0, 1)], "same probes"),
+        (lambda c: [f["cards"][-1].update(by_probe={n: [1.0] for n in FIDELITIES})
+                    for f in c["finalists"]], "same probes"),
         (lambda c: c["final"].update(error_rate=9), "error_rate"),
         (lambda c: c["final"].update(error_rate=0), "error_rate"),
         (lambda c: c["final"].update(rounds=1), "more rounds"),

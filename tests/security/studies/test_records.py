@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from evaluate.config import FinalConfig, PolicyConfig
+from evaluate.config import PolicyConfig
 from evaluate.score_cache import FILE as CACHE_FILE
 from evaluate.score_cache import ScoreCache
 from evaluate.scorecard import Estimate, Scorecard
@@ -45,12 +45,8 @@ POLICY = PolicyConfig(max={"copying": 0.35}, min={"prompt_fidelity": 0.7})
 
 
 def keeping(checkpoints: str) -> SweepConfig:
-    """Settings without a final, which keep these checkpoints."""
-    return SweepConfig(
-        selection=POLICY,
-        final=FinalConfig(contenders=0),
-        study=StudyConfig(keep_checkpoints=checkpoints),
-    )
+    """Settings that keep these checkpoints."""
+    return SweepConfig(selection=POLICY, study=StudyConfig(keep_checkpoints=checkpoints))
 
 
 NAMES = ("prompt_fidelity", "subject_fidelity", "copying", "validation_loss")

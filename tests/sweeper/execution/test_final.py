@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from selenium.webdriver import Chrome
 
 from evaluate.selection.objective import comparison_value
+from evaluate.variants.lora_file import averaged
 from evaluate.verdict_file import VERDICT_FILE, load_final
 from sweeper.results.checkpoint_files import REPORT_FILE, RESULT_FILE, SELECTED_FILE
 from sweeper.tracking.trial_record import load_records
@@ -28,7 +29,6 @@ from tests.sweeper.results.test_report import open_report
 from train.config.schema import BaseConfig
 from train.lora.checkpoint import load_checkpoint
 from train.lora.checkpoint_file import weights_hash
-from train.lora.variants import averaged
 from train.models.base_model import load_base
 
 # limits that three steps of training are within
@@ -37,7 +37,7 @@ LOOSE = (
     "selection.min={prompt_fidelity:0.3}",
 )
 FINAL = ("final.contenders=3", "final.probes=16", "final.rounds=2", *LOOSE)
-COMMAND = (*SEARCH, *(word for word in SMALL if not word.startswith("final.")), *FINAL)
+COMMAND = (*SEARCH, *SMALL, *FINAL)
 
 
 def result_of(root: Path) -> dict[str, Any]:

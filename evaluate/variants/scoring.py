@@ -19,10 +19,10 @@ from evaluate.images.probe_images import save_probe_images
 from evaluate.score_cache import ScoreCache
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from evaluate.variant_files import MARK, sheet_of
+from evaluate.variants.files import MARK, sheet_of
+from evaluate.variants.lora_file import write_variant
 from train.errors import CheckpointError
 from train.lora.checkpoint_file import is_intact
-from train.lora.variants import write_variant
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from evaluate.scorecard import Scorecard
 from evaluate.selection.contenders import is_allowed
 from evaluate.selection.objective import total_violation
 from evaluate.selection.verdict import Verdict
-from evaluate.variant_files import FOLDER
+from evaluate.variants.files import FOLDER
 from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL, load_final, replay
 from sweeper.tracking.trial_record import RecordError, TrialRecord, checkpoint_name
 from train.files.untrusted import UntrustedFileError

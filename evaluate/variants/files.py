@@ -1,4 +1,4 @@
-"""Where the files of variants are (see `evaluate.variants`); imports no network."""
+"""Where the files of variants are (see `evaluate.variants.scoring`); imports no network."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluate.variants.lora_file import averaged, write_variant
 from train.config.schema import NetworkConfig
 from train.errors import CheckpointError
 from train.lora.adapter import Adapter
 from train.lora.checkpoint import load_checkpoint, save_checkpoint
 from train.lora.checkpoint_file import read_metadata
-from train.lora.variants import averaged, write_variant
 from train.models.base_model import BaseModel
 
 NETWORKS = (

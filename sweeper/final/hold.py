@@ -11,8 +11,8 @@ from evaluate.scorecard import Scorecard, usable
 from evaluate.scorer import Scorer
 from evaluate.selection.contenders import contender_groups, is_allowed, variant_sources
 from evaluate.selection.verdict import Finalist, order_of
-from evaluate.variant_files import FOLDER, delete_others
-from evaluate.variants import score_variants, variants_of
+from evaluate.variants.files import FOLDER, delete_others
+from evaluate.variants.scoring import score_variants, variants_of
 from evaluate.verdict_file import VERDICT_FILE, has_final
 from sweeper.config import SweepConfig
 from sweeper.tracking.trial_record import FAILED, RUNNING, TrialRecord, load_records

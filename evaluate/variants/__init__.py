@@ -1,0 +1,1 @@
+"""Candidates that need no training: other strengths, and averages of checkpoints."""
