@@ -15,9 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
-
 from bench.judging import Request, judge_each, means_of
+from bench.parallel import networks, work
 from evaluate.generation.generate import generate
 from train.cli.app import configure_logging
 from train.config.schema import (
@@ -46,7 +45,6 @@ from train.puppets.demo import (
     draw_dataset,
 )
 from train.puppets.networks.gates import weights_fingerprint
-from train.puppets.networks.judge import Judge
 from train.puppets.world.examples import ARMS, BACKGROUNDS, CLOTHES, LEGS, OUTFITS, SIZE
 
 log = logging.getLogger(__name__)
@@ -162,13 +160,14 @@ def truth_file(lora: Lora, checkpoint: Path, round_index: int) -> Path:
     return lora.folder / "truth" / f"{epoch_of(checkpoint):02d}-{round_index}.json"
 
 
-def judge_round(
-    lora: Lora, checkpoint: Path, round_index: int, base: BaseModel, judge: Judge
-) -> None:
-    """Judges one round of a checkpoint's images, with random prompts, and saves the metrics."""
-    file = truth_file(lora, checkpoint, round_index)
-    if file.is_file():
-        return
+def judge_round(job: tuple[int, Path, int]) -> str:
+    """Judges one round of a checkpoint's images, with random prompts, and saves the metrics.
+
+    Args:
+        job: number of the LoRA, checkpoint, and number of the round.
+    """
+    number, checkpoint, round_index = job
+    lora, base, judge = make_lora(number), networks().base, networks().judge
     requests = random_requests(IMAGES, seed=round_index)
     seeds = [SEED + round_index * IMAGES + i for i in range(IMAGES)]
     adapter = load_checkpoint(checkpoint, base.adapters)
@@ -177,7 +176,9 @@ def judge_round(
     attributes = [request.attributes for request in requests]
     shots, looks = lora.data_set.shots(), CHARACTERS[lora.data_set.character]
     metrics = judge_each(judge, images, attributes, looks, shots)
+    file = truth_file(lora, checkpoint, round_index)
     write_atomically(file, json.dumps(means_of(metrics)).encode())
+    return f"LoRA {number}, {checkpoint.stem}, round {round_index + 1}"
 
 
 def random_requests(count: int, seed: int) -> list[Request]:
@@ -212,13 +213,14 @@ def make_loras(rounds: int) -> None:
         write_atomically(
             lora.folder / "settings.json", json.dumps(asdict(lora.config), indent=1).encode()
         )
-    base, judge = load_base(BaseConfig(device="cpu", precision="bf16")), Judge.from_folder()
-    base.unet = torch.compile(base.unet)
-    for round_index in range(rounds):
-        for lora in loras:
-            for checkpoint in lora.checkpoints:
-                judge_round(lora, checkpoint, round_index, base, judge)
-            log.info("LoRA %d: round %d judged", lora.number, round_index + 1)
+    jobs = [
+        (lora.number, checkpoint, index)
+        for index in range(rounds)
+        for lora in loras
+        for checkpoint in lora.checkpoints
+        if not truth_file(lora, checkpoint, index).is_file()
+    ]
+    work(judge_round, jobs)
 
 
 def main() -> None:

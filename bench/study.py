@@ -19,18 +19,19 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from bench.parallel import work
 from bench.study_data import (
     FOLDER,
     IMAGES,
     SWEEPS,
     Key,
     Sweep,
+    do,
     make_variant,
     pending,
     pool_scorer,
     run_sweep,
     truth_file,
-    work,
 )
 from bench.study_finals import Outcome, Pool, is_saved, make_pool
 from evaluate.config import FinalConfig, PolicyConfig
@@ -312,7 +313,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     for number in range(len(SWEEPS)):
         run_sweep(number)
-    work(pending(rounds))
+    work(do, pending(rounds))
     config = settings("sweep", SweepConfig, ["final=fresh"])
     tried = replace(config.selection, strengths=STRENGTHS, averages=AVERAGES)
     for number, sweep in enumerate(SWEEPS):
@@ -320,7 +321,7 @@ def main() -> None:
         saved = {key: card for key, card in pool.all.items() if is_saved(key)}
         for key in pool.variants(saved, MADE, tried):
             make_variant(number, key)
-    work(pending(rounds))
+    work(do, pending(rounds))
     rows = []
     for number, sweep in enumerate(SWEEPS):
         pool = make_pool(sweep, pool_scorer(number))

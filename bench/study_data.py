@@ -8,15 +8,11 @@ finished work isn't repeated.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
@@ -25,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bench.loras import MOST_POSES
-from evaluate.features.clip import ClipEncoder
+from bench.parallel import networks
 from evaluate.generation.generate import generate
 from evaluate.scorecard import Scorecard, usable
 from evaluate.scorer import Scorer
@@ -33,12 +29,11 @@ from evaluate.variants.lora_file import write_variant
 from sweeper.config import SweepConfig
 from sweeper.tracking.trial_record import TrialRecord, load_records
 from train.cli.compose import settings
-from train.config.schema import BaseConfig, DataConfig
+from train.config.schema import DataConfig
 from train.data.dataset import load_dataset
 from train.data.images.cropping import square
 from train.files.atomic_write import write_atomically
 from train.lora.checkpoint import load_checkpoint
-from train.models.base_model import BaseModel, load_base
 from train.puppets.demo import (
     CHARACTERS,
     DATA_SETS,
@@ -52,7 +47,6 @@ from train.puppets.demo import (
     draw_dataset,
 )
 from train.puppets.networks.gates import weights_fingerprint
-from train.puppets.networks.judge import Judge
 from train.puppets.world.captions import Parts, outfit_phrase
 from train.puppets.world.examples import (
     ARMS,
@@ -67,7 +61,6 @@ from train.puppets.world.examples import (
 )
 from train.puppets.world.toys import SIDES, TILTS
 
-log = logging.getLogger(__name__)
 FOLDER_OF_VARIANTS = "variants"
 FOLDER = Path("outputs/bench/study") / weights_fingerprint()[:12]  # sweeps of these weights
 IMAGES = 128  # in one round of the judge
@@ -242,16 +235,6 @@ def pending(rounds: int) -> list[Job]:
     ]
 
 
-def work(jobs: list[Job]) -> None:
-    """Does jobs in one process for each core, which is faster than one process on all cores."""
-    began, context = time.monotonic(), get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context, initializer=_one_thread) as processes:
-        for done, (number, checkpoint, _) in enumerate(processes.map(_do, jobs), 1):
-            left = (time.monotonic() - began) / done * (len(jobs) - done) / 60
-            name = f"{SWEEPS[number].name}, {checkpoint.parent.parent.name} {checkpoint.stem}"
-            log.info("%d of %d (%s), %.0f min left", done, len(jobs), name, left)
-
-
 def make_variant(number: int, key: Key) -> None:
     """Makes the file of a variant of a sweep's checkpoint, unless there is one."""
     trial, epoch, strength, averaged = key
@@ -264,34 +247,14 @@ def make_variant(number: int, key: Key) -> None:
     write_variant(sweep.file_of(key), until[-averaged:], strength, networks().base.adapters)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _do(job: Job) -> Job:
-    number, checkpoint, part = job
+def do(job: Job) -> str:
+    """Does a job; returns its name."""
+    number, file, part = job
     if part is None:
-        _draw_pool(number, checkpoint)
+        _draw_pool(number, file)
     else:
-        _read(number, checkpoint, part)
-    return job
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The embedded base, the judge, and the scores' encoder."""
-
-    base: BaseModel
-    judge: Judge
-    encoder: ClipEncoder
-
-
-@cache
-def networks() -> Networks:
-    """The networks of this process."""
-    base = load_base(BaseConfig(device="cpu", precision="bf16"))
-    base.unet = torch.compile(base.unet)
-    return Networks(base, Judge.from_folder(), ClipEncoder("puppets", torch.device("cpu")))
+        _read(number, file, part)
+    return f"{SWEEPS[number].name}, {file.parent.name}, {file.stem}"
 
 
 @cache
