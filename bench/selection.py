@@ -32,9 +32,11 @@ from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from train.cli.app import configure_logging
 from train.cli.compose import settings
+from train.config.schema import BaseConfig
 from train.data.dataset import load_dataset
 from train.files.atomic_write import write_atomically
 from train.lora.checkpoint_file import epoch_of
+from train.models.base_model import load_base
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
