@@ -47,7 +47,7 @@ def main(config: SelectConfig) -> None:
         raise ConfigError(f"study: {config.study} has no scored epoch")
     check_scores(config.selection, {n for r in records for c in r.scorecards for n in c.scores})
     if not study.is_dir():
-        print_lines("the final is not in MLflow's records of the trials; their first scores decide")
+        print_lines("MLflow's records have no final, if there was one; the first scores decide")
     verdict = load_verdict(study, records, config.selection)
     ranked = rank_trials(records, config.selection, lambda r: run_id_in(address, r.folder), verdict)
     print_table(ranked)
@@ -69,7 +69,8 @@ def main(config: SelectConfig) -> None:
     best = ranked[0]
     if best.selection:
         card = best.selection.scorecard
-        print_lines(*explain(ranked), f"the LoRA to keep: {card.checkpoint}")
+        reasons = explain(ranked) if best.won else best.selection.reasons
+        print_lines(*reasons, f"the LoRA to keep: {card.checkpoint}")
         selected = Applied(best.record.number, card.epoch, card.strength, card.averaged)
         if applied(study) == selected:
             print_lines(f"it is the study's {SELECTED_FILE} already")

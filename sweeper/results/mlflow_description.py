@@ -17,7 +17,7 @@ def describe_study(ranked: list[RankedTrial]) -> str:
     params = varied_params(ranked)
     headings = ["trial", *map(short_key, params), "keep", "fidelity", "how it ended"]
     lines = [
-        f"**Keep trial {best.record.number}, {best.selection.scorecard.label}**: "
+        f"**Keep trial {best.record.number}, {escape_markdown(best.selection.scorecard.label)}**: "
         "`best.safetensors` in the artifacts of the sweep's run.",
         "",
         escape_markdown(" ".join(explain(ranked))),
