@@ -16,7 +16,7 @@ class FinalistRow:
 
     Attributes:
         fidelity, memory: on its fresh probes; empty if they could not be scored.
-        probability: that it is the best or equal to it.
+        probability: that it is the best or equal to it; empty unless it proved to keep the limits.
         ending: why it was dropped, or that it is kept.
     """
 
@@ -54,7 +54,7 @@ def _row(finalist: Finalist, verdict: Verdict) -> FinalistRow:
         probes=len(card.by_probe["subject_fidelity"]),
         fidelity=f"{comparison_value(card):.3f}",
         memory=memory,
-        probability=format_percent(finalist.probability) if not finalist.out else "",
+        probability=format_percent(finalist.probability) if finalist in verdict.eligible else "",
         ending=how,
         kept=kept,
     )

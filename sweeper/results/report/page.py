@@ -171,6 +171,7 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
     return {
         "number": record.number,
         "label": card.label,
+        "strength": card.strength,
         "feasible": best.selection.feasible,
         "reasons": explain(ranked),
         "notes": [*best.selection.reasons, *card.notes],
