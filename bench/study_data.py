@@ -244,7 +244,7 @@ def make_variant(number: int, key: Key) -> None:
     until = [
         card.checkpoint for (t, e, *_), card in sweep.cards().items() if t == trial and e <= epoch
     ]
-    write_variant(sweep.file_of(key), until[-averaged:], strength, networks().base.adapters)
+    write_variant(sweep.file_of(key), until[-averaged:], strength, "", networks().base.adapters)
 
 
 def do(job: Job) -> str:

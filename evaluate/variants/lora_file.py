@@ -11,15 +11,24 @@ from torch import Tensor
 from train.errors import CheckpointError
 from train.lora.adapter import Adapter
 from train.lora.checkpoint import load_checkpoint, save_checkpoint
-from train.lora.checkpoint_file import VARIANT_KEY, read_metadata
+from train.lora.checkpoint_file import VARIANT_KEY, is_intact, read_metadata
 from train.lora.injection import LoRAInjector
 
+ORIGIN_KEY = "lorasweep_origin"  # in the metadata
 # metadata that stays true of a variant; the settings of other trainers' networks do not
 KEPT_PREFIXES, DROPPED = ("ss_", "modelspec.", "lorasweep_"), ("ss_network_args",)
 
 
+def has_variant(path: Path, origin: str) -> bool:
+    """Whether a file is an intact variant of this origin (see `write_variant`)."""
+    try:
+        return read_metadata(path).get(ORIGIN_KEY) == origin and is_intact(path)
+    except CheckpointError:
+        return False
+
+
 def write_variant(
-    path: Path, sources: Sequence[Path], strength: float, adapters: LoRAInjector
+    path: Path, sources: Sequence[Path], strength: float, origin: str, adapters: LoRAInjector
 ) -> None:
     """Writes a LoRA file that at strength 1 does what the average of others does at `strength`.
 
@@ -27,6 +36,7 @@ def write_variant(
         sources: one or more LoRA files of one training, of any trainer, in order; the metadata is
             that of the last one.
         strength: above 0.
+        origin: identifies the weights of the sources, whatever their names.
 
     Raises:
         CheckpointError: a file cannot be read or written, or the files have different modules.
@@ -44,6 +54,7 @@ def write_variant(
     metadata |= {
         "ss_network_module": "networks.lora",
         VARIANT_KEY: path.stem,
+        ORIGIN_KEY: origin,
         "lorasweep_made_of": ", ".join(source.name for source in sources),
         "lorasweep_strength": f"{strength:g}",
     }

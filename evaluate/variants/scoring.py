@@ -16,13 +16,12 @@ from pathlib import Path
 from evaluate.config import PolicyConfig
 from evaluate.images.contact_sheet import save_sheet
 from evaluate.images.probe_images import save_probe_images
-from evaluate.score_cache import ScoreCache
+from evaluate.score_cache import ScoreCache, key_of
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from evaluate.variants.files import MARK, sheet_of
-from evaluate.variants.lora_file import write_variant
+from evaluate.variants.lora_file import has_variant, write_variant
 from train.errors import CheckpointError
-from train.lora.checkpoint_file import is_intact
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +66,8 @@ def score_variants(
 ) -> dict[str, Scorecard]:
     """Makes the files of variants in a folder, and scores each like a checkpoint.
 
-    A file that is there and has its scorecard in the cache is not made again. One that cannot be
-    made, for example because a source was deleted, is left out.
+    A file of the same checkpoints that has its scorecard in the cache is not made again. One that
+    cannot be made, for example because a source was deleted, is left out.
 
     Args:
         variants: by the name of the file, without the ending.
@@ -81,21 +80,15 @@ def score_variants(
     for name, variant in variants.items():
         file = folder / f"{name}.safetensors"
         try:
-            if not _is_usable(file):
-                sources = [card.checkpoint for card in variant.sources]
-                write_variant(file, sources, variant.strength, scorer.base.adapters)
+            sources = [card.checkpoint for card in variant.sources]
+            origin = ", ".join(key_of(source) for source in sources)
+            if not has_variant(file, origin):
+                write_variant(file, sources, variant.strength, origin, scorer.base.adapters)
             known = cache.find(file) if sheet_of(file).is_file() else None
             cards[name] = known or _scored(file, variant, scorer, cache)
         except CheckpointError as error:
             log.warning(f"{name} is not tried: {error}")
     return cards
-
-
-def _is_usable(file: Path) -> bool:
-    try:
-        return is_intact(file)
-    except CheckpointError:
-        return False
 
 
 def _scored(file: Path, variant: Variant, scorer: Scorer, cache: ScoreCache) -> Scorecard:

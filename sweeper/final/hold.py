@@ -70,7 +70,8 @@ def _variants(
                 variants[name], trials[name] = variant, record
     if not variants:
         return []
-    log.info(f"trying {count_noun(len(variants), 'other strength or average')} of the best")
+    count = count_noun(len(variants), "variant")
+    log.info(f"scoring {count} of the best checkpoints: other strengths or averages")
     folder = study / FOLDER
     about = {"base": scorer.base.fingerprint, "probes": scorer.fingerprint}
     scored = score_variants(variants, scorer, ScoreCache(folder, about), folder)

@@ -17,7 +17,8 @@ from evaluate.prompts.roles import FRESH
 from tests.sweeper.conftest import run_module
 from train.config.schema import BaseConfig, NetworkConfig
 from train.errors import ConfigError
-from train.lora.checkpoint import save_checkpoint
+from train.lora.checkpoint import load_checkpoint, save_checkpoint
+from train.lora.checkpoint_file import read_metadata
 from train.models.base_model import load_base
 
 QUICK = ("probes.count=8", "probes.steps=2", "scores.baseline=1", "scores.resamples=20")
@@ -107,6 +108,17 @@ def test_final_compares_strengths_and_leaves_other_files_alone(tmp_path: Path) -
     code, again = run_module("evaluate", *command, f"checkpoints={moved}")
     assert code == 0, again
     assert str(tmp_path / "out") not in again
+    write(moved, ["me-000003", "me-000002", "me-000001"])
+    code, again = run_module("evaluate", *command, f"checkpoints={moved}")
+    assert code == 0, again
+    kept = next(line for line in again.splitlines() if line.startswith("keep "))
+    variant = Path(kept.removeprefix("keep "))
+    source = moved / read_metadata(variant)["lorasweep_made_of"]
+    adapters = load_base(BaseConfig(device="cpu")).adapters
+    new, half = load_checkpoint(source, adapters), load_checkpoint(variant, adapters)
+    for key, up in new.up.items():
+        torch.testing.assert_close(half.up[key], up, atol=1e-3, rtol=1e-3)
+        assert half.alpha[key] == new.alpha[key] / 2
     code, again = run_module("evaluate", *command, f"checkpoints={moved}", "final.contenders=0")
     assert code == 1
     assert "selection.strengths or selection.averages lacks 1" in again

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluate.variants.lora_file import averaged, write_variant
+from evaluate.variants.lora_file import averaged, has_variant, write_variant
 from train.config.schema import NetworkConfig
 from train.errors import CheckpointError
 from train.lora.adapter import Adapter
@@ -73,7 +73,7 @@ def test_the_file_of_a_variant_is_a_lora_like_any_other(base: BaseModel, tmp_pat
                     "lora_adapter_metadata": "{}"}  # fmt: skip
         save_checkpoint(file, lora, metadata, torch.float16)
     variant = tmp_path / "variant.safetensors"
-    write_variant(variant, files, 0.8, base.adapters)
+    write_variant(variant, files, 0.8, "their hashes", base.adapters)
     expected = changes(averaged([load_checkpoint(f, base.adapters) for f in files], 0.8))
     for key, change in changes(load_checkpoint(variant, base.adapters)).items():
         assert (change - expected[key]).norm() < 3e-3 * expected[key].norm()  # saved as fp16
@@ -82,9 +82,14 @@ def test_the_file_of_a_variant_is_a_lora_like_any_other(base: BaseModel, tmp_pat
     assert metadata["lorasweep_made_of"] == "lora-000001.safetensors, lora-000002.safetensors"
     assert metadata["lorasweep_strength"] == "0.8"
     assert not {"ss_network_args", "lora_adapter_metadata"} & metadata.keys()
+    assert has_variant(variant, "their hashes")
+    assert not has_variant(variant, "other hashes")
     before = variant.read_bytes()
-    write_variant(variant, files, 0.8, base.adapters)
+    write_variant(variant, files, 0.8, "their hashes", base.adapters)
     assert variant.read_bytes() == before
+    variant.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert not has_variant(variant, "their hashes")
+    assert not has_variant(tmp_path / "none.safetensors", "their hashes")
 
 
 def test_loras_with_different_modules_are_not_averaged(base: BaseModel) -> None:
