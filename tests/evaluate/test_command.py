@@ -124,6 +124,30 @@ def test_final_compares_strengths_and_leaves_other_files_alone(tmp_path: Path) -
     assert "selection.strengths or selection.averages lacks 1" in again
 
 
+@pytest.mark.parametrize(
+    ("typed", "strengths", "contenders"),
+    [
+        (["strengths=0.6,0.8,1.0"], [0.6, 0.8, 1.0], 8),
+        (["strengths=[1,0.7]", "final.contenders=3"], [1.0, 0.7], 3),
+        (["strengths=1", "final=default"], [1.0], 0),
+        ([], [1.0], 0),
+    ],
+)
+def test_strengths_are_short_for_a_final(
+    typed: list[str], strengths: list[float], contenders: int
+) -> None:
+    code, shown = run_module("evaluate", "--cfg", "job", *typed)
+    assert code == 0, shown
+    config = yaml.safe_load(shown)
+    assert (config["selection"]["strengths"], config["final"]["contenders"]) == (
+        strengths,
+        contenders,
+    )
+    code, message = run_module("evaluate", "strengths=much")
+    assert code == 1
+    assert "selection.strengths: ['much'] must be a list of numbers" in message
+
+
 def test_mismatches_are_reported_before_any_image_is_generated(tmp_path: Path) -> None:
     """Once for all files; useless files are skipped, and the others are scored."""
     metadata = {
