@@ -43,8 +43,10 @@ def describe_final(verdict: Verdict, name: str = "") -> str:
     winner, other = verdict.winner, verdict.runner_up
     name = name or winner.first.label.capitalize()
     if other is None:
-        alone = "only contender" if len(verdict.finalists) == 1 else "only one within the limits"
-        return f"{name} was the {alone}, and was scored on {verdict.prompts} fresh prompts"
+        count = len(verdict.finalists)
+        alone = f"one of {count} contenders that is certainly within the limits"
+        alone = "contender" if count == 1 else alone
+        return f"{name} was the only {alone}, and was scored on {verdict.prompts} fresh prompts"
     sentence = (
         f"{name} won the final of {len(verdict.finalists)} contenders on {verdict.prompts} fresh "
         f"prompts: with a probability of {_probability(winner)} no other one is better by more "

@@ -139,7 +139,7 @@ def test_a_finalist_that_is_not_certainly_within_the_limits_does_not_compete() -
     assert better.probability == 0
     assert verdict.runner_up is None
     first = select([f.first for f in verdict.finalists], POLICY, verdict).reasons[0]
-    assert "Epoch 1 was the only one within the limits" in first
+    assert "Epoch 1 was the only one of 2 contenders that is certainly within the limits" in first
     with_third = hold({1: (0.5, 0.02), 2: (0.7, 0.22), 3: (0.47, 0.02)})
     assert with_third.runner_up
     assert with_third.runner_up.first.epoch == 3
