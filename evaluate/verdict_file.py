@@ -154,13 +154,13 @@ def _complaints(finalists: list[Finalist], config: FinalConfig) -> Iterator[str]
     if not all(len(f.cards) <= config.rounds for f in finalists):
         yield "a finalist has more rounds than the final"
     names = {deciding_scores(f.first) for f in finalists}
-    if len(names) > 1 or not names <= {FIDELITIES, FIDELITIES[1:]}:
+    if len(names) != 1 or not names <= {FIDELITIES, FIDELITIES[1:]}:
         yield "its finalists do not have the same scores"
         return
-    rounds = zip_longest(*(f.cards for f in finalists))
-    for cards in rounds:
-        scored = [card.by_probe for card in cards if card is not None]
-        lengths = {len(values.get(name, [])) for values in scored for name in names.copy().pop()}
+    deciding = names.pop()
+    for cards in zip_longest(*(f.cards for f in finalists)):
+        observed = [card.by_probe for card in cards if card is not None]
+        lengths = {len(values.get(name, [])) for values in observed for name in deciding}
         if len(lengths) > 1 or min(lengths) < MIN_VALUES:
             yield "its finalists were not scored on the same probes"
 
