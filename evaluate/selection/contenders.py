@@ -38,8 +38,7 @@ def contender_groups(
     ]
     if not possible:
         return []
-    best = max(possible, key=comparison_value)
-    distances = {id(card): _distance(best, card) for card in possible}
+    distances = _distances(possible)
 
     def place(card: Scorecard) -> tuple[bool, float, int]:
         return total_violation(card, policy) > 0, distances[id(card)], card.epoch
@@ -64,12 +63,15 @@ def variant_sources(cards: Sequence[Scorecard], size: int) -> list[Scorecard]:
     strength they may be within.
     """
     possible = [c for c in usable(cards) if fidelity(c) is not None and not is_noise(c)]
-    if not possible:
-        return []
-    best = max(possible, key=comparison_value)
-    distances = {id(card): _distance(best, card) for card in possible}
+    distances = _distances(possible)
     ordered = sorted(possible, key=lambda card: (distances[id(card)], card.epoch))
     return [card for card in ordered if distances[id(card)] <= MAX_BEHIND][:size]
+
+
+def _distances(cards: Sequence[Scorecard]) -> dict[int, float]:
+    """By the id of each checkpoint, its distance from the best of them."""
+    best = max(cards, key=comparison_value, default=None)
+    return {id(card): _distance(best, card) for card in cards} if best else {}
 
 
 def _distance(best: Scorecard, card: Scorecard) -> float:

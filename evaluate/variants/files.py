@@ -13,7 +13,9 @@ MARK, IMAGES = "--", "-images"  # in the names of variants' files, and of their 
 
 
 def delete_others(folder: Path, kept: Sequence[Scorecard]) -> None:
-    """Deletes the files and the images of all variants but some; the scorecards stay.
+    """Deletes the files and the images of all variants but some.
+
+    The scorecards and the contact sheets stay, so a variant that is made again is not scored again.
 
     Args:
         kept: the variants to keep, and files of others that may be in the folder.
@@ -21,7 +23,7 @@ def delete_others(folder: Path, kept: Sequence[Scorecard]) -> None:
     files = {card.checkpoint.absolute() for card in kept}
     for file in folder.glob(f"*{MARK}*.safetensors"):
         if not file.stem.endswith(IMAGES) and file.absolute() not in files:
-            for one in (images_file(sheet_of(file)), sheet_of(file), file):
+            for one in (images_file(sheet_of(file)), file):
                 one.unlink(missing_ok=True)
 
 
