@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -142,17 +144,28 @@ def draw_images(data_set: DataSet, folder: Path) -> None:
     draw_dataset(folder / "validation", data_set.shots(4), seed=1)
 
 
-def train_lora(lora: Lora, base: BaseModel) -> None:
-    """Trains a LoRA, unless all of its checkpoints exist."""
-    if len(lora.checkpoints) == EPOCHS // SAVE_EVERY:
-        return
+@cache
+def training_base() -> BaseModel:
+    """Returns the base that this process trains on."""
+    return load_base(BaseConfig(device="cpu"))
+
+
+def is_trained(lora: Lora) -> bool:
+    """Returns whether all of its checkpoints exist."""
+    return len(lora.checkpoints) == EPOCHS // SAVE_EVERY
+
+
+def train_lora(number: int) -> str:
+    """Trains a LoRA, or what is left of it."""
+    lora = make_lora(number)
     if not (lora.folder / "lora").exists():
         draw_images(lora.data_set, lora.folder / "pictures")
+    settings = json.dumps(asdict(lora.config), indent=1)
+    write_atomically(lora.folder / "settings.json", settings.encode())
     trial = TrialSpec(lora.config, lora.folder / "lora")
-    for epoch in Trainer(base, load_dataset(lora.config.data), [trial]):
-        saved = epoch.checkpoints[0]
-        log.info("LoRA %d (%s): epoch %d, loss %.3f", lora.number, lora.describe(), saved.epoch,
-                 saved.train_loss)  # fmt: skip
+    for epoch in Trainer(training_base(), load_dataset(lora.config.data), [trial]):
+        loss = epoch.checkpoints[0].train_loss
+    return f"LoRA {number} ({lora.describe()}), loss {loss:.3f}"
 
 
 def truth_file(lora: Lora, checkpoint: Path, round_index: int) -> Path:
@@ -188,15 +201,18 @@ def random_requests(count: int, seed: int) -> list[Request]:
     return [Request(*(rng.choice([*part]) for part in parts)) for _ in range(count)]
 
 
-def load_truth(lora: Lora) -> dict[int, dict[str, float]]:
+def load_truth(lora: Lora, rounds: Iterable[int] = range(ROUNDS)) -> dict[int, dict[str, float]]:
     """Returns the judge's metrics by epoch, averaged over the rounds that have been judged.
 
     `quality` is computed from the means, sqrt(identity * obeyed); `pictures` is the number of
     images.
+
+    Args:
+        rounds: the rounds that count; by default all.
     """
     truth: dict[int, dict[str, float]] = {}
     for checkpoint in lora.checkpoints:
-        files = [truth_file(lora, checkpoint, index) for index in range(ROUNDS)]
+        files = [truth_file(lora, checkpoint, index) for index in rounds]
         rounds: list[dict[str, Any]] = [json.loads(f.read_text()) for f in files if f.is_file()]
         means = {name: sum(r[name] for r in rounds) / len(rounds) for name in rounds[0]}
         means["quality"] = (means["identity"] * means["obeyed"]) ** 0.5
@@ -206,13 +222,8 @@ def load_truth(lora: Lora) -> dict[int, dict[str, float]]:
 
 def make_loras(rounds: int) -> None:
     """Trains all LoRAs, then judges all their checkpoints round by round."""
-    base = load_base(BaseConfig(device="cpu"))
     loras = [make_lora(number) for number in range(COUNT)]
-    for lora in loras:
-        train_lora(lora, base)
-        write_atomically(
-            lora.folder / "settings.json", json.dumps(asdict(lora.config), indent=1).encode()
-        )
+    work(train_lora, [lora.number for lora in loras if not is_trained(lora)])
     jobs = [
         (lora.number, checkpoint, index)
         for index in range(rounds)
