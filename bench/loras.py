@@ -155,7 +155,7 @@ def is_trained(lora: Lora) -> bool:
     return len(lora.checkpoints) == EPOCHS // SAVE_EVERY
 
 
-def train_lora(number: int) -> str:
+def train_lora(number: int) -> None:
     """Trains a LoRA, or what is left of it."""
     lora = make_lora(number)
     if not (lora.folder / "lora").exists():
@@ -164,8 +164,9 @@ def train_lora(number: int) -> str:
     write_atomically(lora.folder / "settings.json", settings.encode())
     trial = TrialSpec(lora.config, lora.folder / "lora")
     for epoch in Trainer(training_base(), load_dataset(lora.config.data), [trial]):
-        loss = epoch.checkpoints[0].train_loss
-    return f"LoRA {number} ({lora.describe()}), loss {loss:.3f}"
+        saved = epoch.checkpoints[0]
+        log.info("LoRA %d (%s): epoch %d, loss %.3f", number, lora.describe(), saved.epoch,
+                 saved.train_loss)  # fmt: skip
 
 
 def truth_file(lora: Lora, checkpoint: Path, round_index: int) -> Path:
@@ -173,7 +174,7 @@ def truth_file(lora: Lora, checkpoint: Path, round_index: int) -> Path:
     return lora.folder / "truth" / f"{epoch_of(checkpoint):02d}-{round_index}.json"
 
 
-def judge_round(job: tuple[int, Path, int]) -> str:
+def judge_round(job: tuple[int, Path, int]) -> None:
     """Judges one round of a checkpoint's images, with random prompts, and saves the metrics.
 
     Args:
@@ -191,7 +192,6 @@ def judge_round(job: tuple[int, Path, int]) -> str:
     metrics = judge_each(judge, images, attributes, looks, shots)
     file = truth_file(lora, checkpoint, round_index)
     write_atomically(file, json.dumps(means_of(metrics)).encode())
-    return f"LoRA {number}, {checkpoint.stem}, round {round_index + 1}"
 
 
 def random_requests(count: int, seed: int) -> list[Request]:
@@ -213,17 +213,17 @@ def load_truth(lora: Lora, rounds: Iterable[int] = range(ROUNDS)) -> dict[int, d
     truth: dict[int, dict[str, float]] = {}
     for checkpoint in lora.checkpoints:
         files = [truth_file(lora, checkpoint, index) for index in rounds]
-        rounds: list[dict[str, Any]] = [json.loads(f.read_text()) for f in files if f.is_file()]
-        means = {name: sum(r[name] for r in rounds) / len(rounds) for name in rounds[0]}
+        read: list[dict[str, Any]] = [json.loads(f.read_text()) for f in files if f.is_file()]
+        means = {name: sum(row[name] for row in read) / len(read) for name in read[0]}
         means["quality"] = (means["identity"] * means["obeyed"]) ** 0.5
-        truth[epoch_of(checkpoint)] = {**means, "pictures": IMAGES * len(rounds)}
+        truth[epoch_of(checkpoint)] = {**means, "pictures": IMAGES * len(read)}
     return truth
 
 
 def make_loras(rounds: int) -> None:
     """Trains all LoRAs, then judges all their checkpoints round by round."""
     loras = [make_lora(number) for number in range(COUNT)]
-    work(train_lora, [lora.number for lora in loras if not is_trained(lora)])
+    work("LoRAs", train_lora, [lora.number for lora in loras if not is_trained(lora)])
     jobs = [
         (lora.number, checkpoint, index)
         for index in range(rounds)
@@ -231,7 +231,7 @@ def make_loras(rounds: int) -> None:
         for checkpoint in lora.checkpoints
         if not truth_file(lora, checkpoint, index).is_file()
     ]
-    work(judge_round, jobs)
+    work("judged rounds", judge_round, jobs)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,24 @@ def networks() -> Networks:
     return Networks(base, Judge.from_folder(), ClipEncoder("puppets", torch.device("cpu")))
 
 
-def work(do: Callable[[Job], str], jobs: Sequence[Job]) -> None:
-    """Does jobs in as many processes as there are cores, and logs how far it is.
+def work(what: str, do: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+    """Does jobs in as many processes as there are cores; returns the results in their order.
 
     Args:
-        do: a function of a module, which returns the name of what it has done.
+        what: begins the lines that say how far it is.
+        do: a function of a module.
     """
+    if not jobs:
+        return []
+    results: list[Result] = []
     began, context = time.monotonic(), get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context, initializer=_one_thread) as processes:
-        for done, name in enumerate(processes.map(do, jobs), 1):
+        for result in processes.map(do, jobs):
+            results.append(result)
+            done = len(results)
             left = (time.monotonic() - began) / done * (len(jobs) - done) / 60
-            log.info("%d of %d (%s), about %.0f min left", done, len(jobs), name, left)
+            log.info("%s: %d of %d, about %.0f min left", what, done, len(jobs), left)
+    return results
 
 
 def _one_thread() -> None:

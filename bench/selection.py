@@ -24,7 +24,7 @@ from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from bench.judging import HEADINGS
 from bench.loras import COUNT, FOLDER, ROUNDS, SETS, Lora, load_truth, make_lora, make_loras
-from bench.parallel import work
+from bench.parallel import networks, work
 from evaluate.config import PolicyConfig
 from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Scorecard
@@ -34,11 +34,9 @@ from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from train.cli.app import configure_logging
 from train.cli.compose import settings
-from train.config.schema import BaseConfig
 from train.data.dataset import load_dataset
 from train.files.atomic_write import write_atomically
 from train.lora.checkpoint_file import epoch_of
-from train.models.base_model import load_base
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -66,10 +64,10 @@ def score_loras() -> None:
         for lora in LORAS
         if not score_file(lora, setting).is_file()
     ]
-    work(score_lora, jobs)
+    work("scored LoRAs", score_lora, jobs)
 
 
-def score_lora(job: tuple[int, str]) -> str:
+def score_lora(job: tuple[int, str]) -> None:
     """Scores all checkpoints of a LoRA.
 
     Args:
@@ -80,7 +78,6 @@ def score_lora(job: tuple[int, str]) -> str:
     scorer = make_scorer(SETS.index(lora.data_set), setting)
     rows = [score(scorer, checkpoint) for checkpoint in lora.checkpoints]
     write_atomically(score_file(lora, setting), json.dumps(rows).encode())
-    return f"LoRA {number}, {setting} probes"
 
 
 @cache
@@ -90,8 +87,7 @@ def make_scorer(number: int, setting: str) -> Scorer:
     probes = replace(default.probes, **PROBE_SETTINGS[setting])
     data = make_lora(number).config.data
     cached = FOLDER.parent / "cache"
-    base = load_base(BaseConfig(device="cpu"))
-    return Scorer(base, load_dataset(data), data, probes, default.scores, cached)
+    return Scorer(networks().base, load_dataset(data), data, probes, default.scores, cached)
 
 
 def score_file(lora: Lora, setting: str) -> Path:

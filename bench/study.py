@@ -1,20 +1,19 @@
 """How much of a study's best checkpoint each rule loses, over eight sweeps of different data.
 
-`python -m bench.study [--rounds N]` (some 3 hours on 2 cores; if interrupted, it continues where it
-stopped) runs the sweeps of `bench.study_data`, has the judge read N * 128 images of each
+`python -m bench.study [--rounds N]` (some 2 hours on 2 cores with two rounds, 3 with four) runs the
+sweeps of `bench.study_data` one after the other, has the judge read N * 128 images of each
 checkpoint, repeats the selection with other probes (see `bench.study_finals`), and writes
-results/study.json and .md.
+results/study.json and .md after each sweep. If interrupted, it continues where it stopped; sweeps
+whose results are in study.json are not run again, unless the settings have changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import groupby
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,233 +22,98 @@ from bench.parallel import work
 from bench.study_data import (
     FOLDER,
     IMAGES,
+    SPACE,
     SWEEPS,
-    Key,
-    Sweep,
+    TRIALS,
     do,
     make_variant,
     pending,
     pool_scorer,
     run_sweep,
-    truth_file,
+    seconds_per_image,
 )
-from bench.study_finals import Outcome, Pool, is_saved, make_pool
-from evaluate.config import FinalConfig, PolicyConfig
-from evaluate.scorecard import Scorecard
-from evaluate.selection.objective import LOSS, comparison_value, total_violation
-from evaluate.selection.policy import select
-from sweeper.config import SweepConfig
+from bench.study_finals import is_saved, make_pool
+from bench.study_rules import (
+    AVERAGES,
+    BEFORE,
+    BEFORE_PROBES,
+    OURS,
+    RULES,
+    STRENGTHS,
+    Repetition,
+    arms,
+    config_with_final,
+    keep,
+    regrets_within_trials,
+    repeat,
+)
+from bench.study_truth import Study
 from train.cli.app import configure_logging
-from train.cli.compose import settings
 from train.files.atomic_write import write_atomically
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 4  # of the judge
-STRENGTHS, AVERAGES = [1.0, 0.8], [1, 2]  # that are tried
-MADE = 12  # checkpoints of each sweep of which variants are made
-REPEATS = 25  # of the selection in each sweep, with other probes
+MADE = 4  # checkpoints of each sweep of which variants are made
 SURE = 0.9  # probability from which on a pick counts as said to be the best
-OURS, BEFORE = "ours", "ours_before"
-BEFORE_PROBES = 32  # of each checkpoint, when the first look alone decided
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Study:
-    """A finished sweep, with what the judge read.
-
-    Attributes:
-        rounds: of the judge.
-    """
-
-    sweep: Sweep
-    rounds: int
-
-    @cached_property
-    def cards(self) -> dict[Key, Scorecard]:
-        """The scorecards of all checkpoints that did not fail, as the sweep made them."""
-        return self.sweep.cards()
-
-    @cached_property
-    def files(self) -> dict[Key, Path]:
-        """All checkpoints, and the variants of some."""
-        return self.sweep.files()
-
-    def worth(self, key: Key, half: int) -> float:
-        """sqrt(mean identity * share obeyed), by every other round of the judge."""
-        read = [self._truth(key, number) for number in range(half, self.rounds, 2)]
-        means = (mean(v for part in read for v in part[name]) for name in ("identity", "obeyed"))
-        identity, obeyed = means
-        return float((identity * obeyed) ** 0.5)
-
-    def clip_image(self, key: Key) -> float:
-        """The mean similarity of its images to the training images, by CLIP."""
-        return float(self._truth(key, 0)["clip_image"])
-
-    def _truth(self, key: Key, number: int) -> Row:
-        return json.loads(truth_file(self.files[key], number).read_text())
-
-    def regret(self, key: Key, among: Iterable[Key] | None = None) -> float:
-        """Share of the best checkpoint's worth that a checkpoint lacks.
-
-        The best is chosen on one half of the judge's images, and both are measured on the other, so
-        the regret can be negative; it is averaged over both ways to do this.
-
-        Args:
-            among: the checkpoints to compare with; by default all.
-        """
-        keys = [*(self.cards if among is None else among)]
-        parts = []
-        for half in (0, 1):
-            best = max(keys, key=lambda other: self.worth(other, half))
-            highest = self.worth(best, 1 - half)
-            parts.append((highest - self.worth(key, 1 - half)) / highest)
-        return mean(parts)
-
-    def trials(self) -> list[list[Key]]:
-        """The checkpoints of each trial, in order."""
-        return [list(keys) for _, keys in groupby(sorted(self.cards), key=lambda key: key[0])]
-
-    def best(self) -> Key:
-        """The best checkpoint by all of the judge's images."""
-        return max(self.cards, key=lambda key: self.worth(key, 0) + self.worth(key, 1))
-
-
-def keep(cards: dict[Key, Scorecard], policy: PolicyConfig) -> Key:
-    """The checkpoint that the first look alone selects: the best of all trials' selections."""
-    keys = {id(card): key for key, card in cards.items()}
-    trials = groupby(sorted(cards), key=lambda key: key[0])
-    selections = [select([cards[key] for key in part], policy) for _, part in trials]
-    return keys[id(max(selections, key=lambda selection: selection.rank).scorecard)]
-
-
-def winner(outcome: Outcome, policy: PolicyConfig) -> Key:
-    """The checkpoint that a repetition selects."""
-    if outcome.verdict is None:
-        return keep(outcome.cards, policy)
-    finalist = outcome.verdict.winner
-    assert finalist.trial is not None
-    card = finalist.first
-    return finalist.trial, card.epoch, card.strength, card.averaged
-
-
-def _highest(value: Callable[[Study, Key], float]) -> Callable[[Study, Key], Key]:
-    return lambda study, picked: max(study.cards, key=lambda key: value(study, key))
-
-
-def _last_of(study: Study, key: Key) -> Key:
-    return max(other for other in study.cards if other[0] == key[0])
-
-
-# rules of a whole study, given the checkpoint that a sweep keeps without a final
-RULES: dict[str, Callable[[Study, Key], Key]] = {
-    "last_epoch_of_best": _last_of,
-    "validation_loss": _highest(lambda study, key: -study.cards[key].scores[LOSS].value),
-    "clip_image": _highest(Study.clip_image),
-    "oracle_trial_last_epoch": lambda study, picked: _last_of(study, study.best()),
-}
-
-
-def measure(study: Study, pool: Pool, config: SweepConfig) -> Row:
-    """The picks of all rules in one sweep, with their regrets."""
-    policy = config.selection
-    picked = keep(study.cards, policy)
-    best = study.best()
+def run(number: int, rounds: int) -> Row:
+    """Runs a sweep, has it judged, and measures the picks of all rules."""
+    name, policy = SWEEPS[number].name, config_with_final().selection
+    run_sweep(number)
+    work(name, do, pending(number, rounds))
+    pool = make_pool(SWEEPS[number], pool_scorer(number))
+    saved = {key: card for key, card in pool.all.items() if is_saved(key)}
+    tried = replace(policy, strengths=STRENGTHS, averages=AVERAGES)
+    for key in pool.variants(saved, MADE, tried):
+        make_variant(number, key)
+    work(f"{name}, variants", do, pending(number, rounds))
+    study = Study(SWEEPS[number], rounds)
+    picked, best = keep(study.cards, policy), study.best()
     row: Row = {
-        "sweep": study.sweep.name,
+        "sweep": name,
         "checkpoints": len(study.cards),
         "best": [*best[:2], (study.worth(best, 0) + study.worth(best, 1)) / 2],
-        "rules": {name: study.regret(rule(study, picked)) for name, rule in RULES.items()},
-        "within_trials": within_trials(study, policy),
+        "rules": {rule: study.regret(pick(study, picked)) for rule, pick in RULES.items()},
+        "within_trials": regrets_within_trials(study, policy),
     }
-    for name, arm in arms(config).items():
-        outcomes = [
-            pool.repeat(arm.look, config.scores.baseline, arm.final, arm.policy, seed)
-            for seed in range(REPEATS)
-        ]
-        picks = [winner(outcome, arm.policy) for outcome in outcomes]
-        row[name] = {
-            "regrets": [study.regret(pick) for pick in picks],
-            "images": mean(outcome.images for outcome in outcomes),
-            "variants": mean(not is_saved(pick) for pick in picks),
-            "sureness": [
-                sureness(pool, outcome, arm.policy, arm.final.tolerance)
-                for outcome in outcomes
-                if outcome.verdict
-            ],
-        }
+    jobs = [(number, arm, seed) for arm in arms() for seed in range(arms()[arm].repeats)]
+    done = work(f"{name}, repetitions", repeat, jobs)
+    for arm in arms():
+        row[arm] = describe(study, [r for r, job in zip(done, jobs, strict=True) if job[1] == arm])
     return row
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A way to select a checkpoint of a whole study.
-
-    Attributes:
-        look: probes of each checkpoint in the first look.
-    """
-
-    look: int
-    final: FinalConfig
-    policy: PolicyConfig
-
-
-def arms(config: SweepConfig) -> dict[str, Arm]:
-    """What is repeated with other probes, by name."""
-    look, final, policy = config.probes.count, config.final, config.selection
-    saved = replace(policy, strengths=[1.0], averages=[1])
+def describe(study: Study, repetitions: list[Repetition]) -> Row:
+    """Measures the picks of one arm's repetitions."""
+    picks = [repetition.pick for repetition in repetitions]
+    images = mean(repetition.images for repetition in repetitions)
     return {
-        OURS: Arm(look, final, policy),
-        BEFORE: Arm(BEFORE_PROBES, FinalConfig(contenders=0), saved),
-        "saved_checkpoints": Arm(look, final, saved),
-        "strengths": Arm(look, final, replace(saved, strengths=STRENGTHS)),
-        "averages": Arm(look, final, replace(saved, averages=AVERAGES)),
+        "regrets": [study.regret(pick) for pick in picks],
+        "images": images,
+        "seconds": images * seconds_per_image(study.sweep),
+        "variants": mean(not is_saved(pick) for pick in picks),
+        "training_pose": mean(study.average(pick, "training pose") for pick in picks),
+        "training_place": mean(study.average(pick, "training place") for pick in picks),
+        "sureness": [(r.probability, r.right) for r in repetitions if r.probability is not None],
     }
-
-
-def within_trials(study: Study, policy: PolicyConfig) -> dict[str, list[float]]:
-    """The regrets within each trial of several checkpoints, by rule."""
-    regrets: dict[str, list[float]] = {"default": [], "last epoch": [], "validation loss": []}
-    for keys in study.trials():
-        if len(keys) < 3:
-            continue
-        cards = [study.cards[key] for key in keys]
-        picks = {
-            "default": select(cards, policy).scorecard,
-            "last epoch": cards[-1],
-            "validation loss": min(cards, key=lambda card: card.scores[LOSS].value),
-        }
-        for name, card in picks.items():
-            regrets[name].append(study.regret((keys[0][0], card.epoch, 1.0, 1), keys))
-    return regrets
-
-
-def sureness(
-    pool: Pool, outcome: Outcome, policy: PolicyConfig, tolerance: float
-) -> tuple[float, bool]:
-    """The probability with which a pick was said to be the best, and whether it is.
-
-    It is if on the whole pool no checkpoint within the limits has more fidelity by more than the
-    tolerance.
-    """
-    assert outcome.verdict
-    rivals = [card for card in pool.all.values() if total_violation(card, policy) <= 0]
-    value = comparison_value(pool.all[winner(outcome, policy)])
-    highest = max(map(comparison_value, rivals), default=value)
-    return outcome.verdict.winner.probability, value >= highest - tolerance
 
 
 def summarize(rows: list[Row]) -> dict[str, Row]:
     """The mean and the worst regret of each rule over the sweeps."""
     totals: dict[str, Row] = {}
-    for name in (name for name in rows[0] if "regrets" in rows[0][name]):
+    for name in arms():
         by_sweep = [mean(row[name]["regrets"]) for row in rows]
         totals[name] = {
             "mean_regret": mean(by_sweep),
             "worst_regret": max(by_sweep),
             "pictures": sum(row[name]["images"] for row in rows),
+            "seconds": sum(row[name]["seconds"] for row in rows),
             "variants": mean(row[name]["variants"] for row in rows),
+            "training_pose": max(row[name]["training_pose"] for row in rows),
+            "training_place": max(row[name]["training_place"] for row in rows),
         }
     for name in RULES:
         regrets = [row["rules"][name] for row in rows]
@@ -262,25 +126,33 @@ def summarize(rows: list[Row]) -> dict[str, Row]:
 
 
 def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
-    """Formats the results as Markdown."""
+    """Formats the results as Markdown.
+
+    Args:
+        images: the judged images of each checkpoint.
+    """
     ours = totals[OURS]
     lines = ["# How much of a study's best checkpoint each rule loses", "",
-             f"{len(rows)} sweeps. Worth: geometric mean of the identity and the share of images"
-             f" with all attributes correct, read by the judge from {images} images per checkpoint."
-             " One half of them decides which checkpoint is the best; the regret, the share of its"
-             " worth that a pick lacks, is measured on the other half, and the other way round."
-             " *ours* is what a sweep keeps with `final=fresh`, and *ours before* what the first"
-             f" look ({BEFORE_PROBES} probes) alone would keep. *Saved checkpoints* is a final"
-             " without other strengths and averages, *strengths* one that tries 0.8 as well, and"
-             " *averages* one that tries the average of each two successive checkpoints. All these"
-             f" are means over {REPEATS} repetitions with other probes.", "",
-             "| rule | mean regret | worst regret | probe images | keeps a variant |",
-             "|---|---|---|---|---|"]  # fmt: skip
+             f"{len(rows)} sweeps of {TRIALS} trials. Worth: geometric mean of the identity and the"
+             f" share of images with all attributes correct, read by the judge from {images} images"
+             " per checkpoint. One half of them decides which checkpoint is the best; the regret,"
+             " the share of its worth that a pick lacks, is measured on the other half, and the"
+             " other way round. *ours* is what a sweep keeps with `final=fresh`, and *ours before*"
+             f" what a first look at {BEFORE_PROBES} probes alone would keep. *Strengths* is a"
+             " final that also tries 0.8, *averages* one that also tries the average of each two"
+             " successive checkpoints. These four are means over repetitions with other probes"
+             f" ({arms()[OURS].repeats} of the first two, {arms()['strengths'].repeats} of the"
+             " others in each sweep). The seconds are those that the probe images take. Training"
+             " pose, training place: share of the judged images of the pick that show one, though"
+             " the prompt asks for another; in the sweep where it is highest.", "",
+             "| rule | mean regret | worst regret | probe images | seconds | keeps a variant |"
+             " training pose | training place |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, total in sorted(totals.items(), key=lambda item: item[1]["mean_regret"]):
-        drawn = f"{total['pictures']:.0f}" if "pictures" in total else ""
-        kept = f"{total['variants']:.0%}" if "variants" in total else ""
+        cells = [f"{total['pictures']:.0f}", f"{total['seconds']:.0f}", f"{total['variants']:.0%}",
+                 f"{total['training_pose']:.0%}",
+                 f"{total['training_place']:.0%}"] if "pictures" in total else [""] * 5  # fmt: skip
         lines.append(f"| {name.replace('_', ' ')} | {total['mean_regret']:.3f} |"
-                     f" {total['worst_regret']:.3f} | {drawn} | {kept} |")  # fmt: skip
+                     f" {total['worst_regret']:.3f} | {' | '.join(cells)} |")  # fmt: skip
     right = "" if ours["is_best"] is None else f"; {ours['is_best']:.0%} of these are"
     lines += ["", f"Of {ours['finals']} finals, {ours['said_to_be_best']} said with a probability"
               f" of {SURE:.0%} or more that their pick is the best or equal to it{right}.", "",
@@ -289,9 +161,10 @@ def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
               "|" + "---|" * (len(RULES) + 5)]  # fmt: skip
     for row in rows:
         trial, epoch, worth = row["best"]
-        cells = [mean(row[OURS]["regrets"]), mean(row[BEFORE]["regrets"]), *row["rules"].values()]
+        regrets = [mean(row[arm]["regrets"]) for arm in (OURS, BEFORE)]
+        cells = [f"{regret:.3f}" for regret in (*regrets, *row["rules"].values())]
         lines.append(f"| {row['sweep']} | {row['checkpoints']} | {trial}, {epoch}, {worth:.2f} | "
-                     f"{' | '.join(f'{cell:.3f}' for cell in cells)} |")  # fmt: skip
+                     f"{' | '.join(cells)} |")  # fmt: skip
     within = {
         name: [r for row in rows for r in row["within_trials"][name]]
         for name in rows[0]["within_trials"]
@@ -303,6 +176,13 @@ def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
     return "\n".join([*lines, ""])
 
 
+def fingerprint(rounds: int) -> str:
+    """Says of which weights and settings results are."""
+    config, compared = config_with_final(), {name: asdict(arm) for name, arm in arms().items()}
+    parts = (FOLDER.name, rounds, SPACE, TRIALS, MADE, asdict(config.scores), compared)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.study", description=__doc__)
@@ -311,27 +191,17 @@ def main() -> None:
     )
     configure_logging()
     rounds = parser.parse_args().rounds
-    for number in range(len(SWEEPS)):
-        run_sweep(number)
-    work(do, pending(rounds))
-    config = settings("sweep", SweepConfig, ["final=fresh"])
-    tried = replace(config.selection, strengths=STRENGTHS, averages=AVERAGES)
-    for number, sweep in enumerate(SWEEPS):
-        pool = make_pool(sweep, pool_scorer(number))
-        saved = {key: card for key, card in pool.all.items() if is_saved(key)}
-        for key in pool.variants(saved, MADE, tried):
-            make_variant(number, key)
-    work(do, pending(rounds))
-    rows = []
-    for number, sweep in enumerate(SWEEPS):
-        pool = make_pool(sweep, pool_scorer(number))
-        rows.append(measure(Study(sweep, rounds), pool, config))
-        log.info("%s: measured", sweep.name)
-    totals = summarize(rows)
-    report = {**totals, "sweeps": rows}
-    write_atomically(RESULTS / "study.json", (json.dumps(report, indent=1) + "\n").encode())
-    (RESULTS / "study.md").write_text(text := table(rows, totals, IMAGES * rounds))
-    log.info("in %s\n%s", FOLDER, text)
+    file, about = RESULTS / "study.json", fingerprint(rounds)
+    former = json.loads(file.read_text()) if file.is_file() else {}
+    rows: list[Row] = former["sweeps"] if former.get("about") == about else []
+    for number in range(len(rows), len(SWEEPS)):
+        rows.append(run(number, rounds))
+        totals = summarize(rows)
+        content = {"about": about, **totals, "sweeps": rows}
+        write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+        text = table(rows, totals, IMAGES * rounds)
+        (RESULTS / "study.md").write_text(text)
+        log.info("in %s\n%s", FOLDER, text)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
+from statistics import mean
 
 import torch
 from safetensors.torch import save
@@ -67,6 +68,7 @@ IMAGES = 128  # in one round of the judge
 POOL = 192  # fresh probes, from which first looks and finals are drawn
 SEED = 80_000_000  # of the judged images' noise; no probe uses seeds near it
 SAMPLING = (SIZE, 6, 3.0)  # resolution, steps, guidance scale, as in the default scoring
+TRIALS = 6  # of each sweep
 # from half of the embedded base's learning rates to twice as much
 SPACE = (
     "optimizer.lr=tag(log,interval(2e-3,1e-2))",
@@ -171,7 +173,8 @@ def sweep_arguments(number: int) -> list[str]:
         f"data.path={sweep.pictures}", f"data.trigger={sweep.shots.trigger}",
         f"probes.attributes={sweep.attributes}", f"scores.pose_detector={detector}",
         f"study.root={sweep.root}", "study.name=sweep", "study.keep_checkpoints=all",
-        "final.contenders=0", f"hydra.sweeper.seed={number}", *SPACE,
+        "final.contenders=0", f"hydra.sweeper.seed={number}", f"hydra.sweeper.n_trials={TRIALS}",
+        *SPACE,
     ]  # fmt: skip
 
 
@@ -224,15 +227,20 @@ def pool_file(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}-pool.safetensors")
 
 
-def pending(rounds: int) -> list[Job]:
-    """What is not done yet: the pool and `rounds` rounds of the judge, sweep by sweep."""
+def pending(number: int, rounds: int) -> list[Job]:
+    """What is not done yet of a sweep: the pool, and `rounds` rounds of the judge."""
     return [
         (number, checkpoint, part)
-        for number, sweep in enumerate(SWEEPS)
         for part in (None, *range(rounds))
-        for checkpoint in sweep.files().values()
+        for checkpoint in SWEEPS[number].files().values()
         if not (pool_file(checkpoint) if part is None else truth_file(checkpoint, part)).is_file()
     ]
+
+
+def seconds_per_image(sweep: Sweep) -> float:
+    """How long an image of the pool took, on average, in one process."""
+    files = [pool_file(checkpoint).with_suffix(".json") for checkpoint in sweep.files().values()]
+    return mean(float(json.loads(file.read_text())) for file in files) / POOL
 
 
 def make_variant(number: int, key: Key) -> None:
@@ -247,14 +255,13 @@ def make_variant(number: int, key: Key) -> None:
     write_variant(sweep.file_of(key), until[-averaged:], strength, "", networks().base.adapters)
 
 
-def do(job: Job) -> str:
-    """Does a job; returns its name."""
+def do(job: Job) -> None:
+    """Does a job."""
     number, file, part = job
     if part is None:
         _draw_pool(number, file)
     else:
         _read(number, file, part)
-    return f"{SWEEPS[number].name}, {file.parent.name}, {file.stem}"
 
 
 @cache
@@ -282,7 +289,8 @@ def pool_scorer(number: int) -> Scorer:
 def _read(number: int, checkpoint: Path, part: int) -> None:
     """Reads one round of a checkpoint's images.
 
-    Saves of each image the identity and whether all attributes are as asked, and the mean
+    Saves of each image the identity, whether all attributes are as asked, and whether it shows a
+    pose or place of the training images instead of the one that was asked for; also the mean
     similarity of the images to the training images by CLIP.
     """
     sweep = SWEEPS[number]
@@ -296,10 +304,19 @@ def _read(number: int, checkpoint: Path, part: int) -> None:
         all(seen[name][i] == value for name, value in request.items())
         for i, request in enumerate(asked)
     ]
+    joints = ("tilt", "side") if isinstance(sweep.subject, ToyLooks) else ("arms", "legs")
+    poses = [tuple(seen[name][i] for name in joints) for i in range(IMAGES)]
+    wanted = [tuple(request[name] for name in joints) for request in asked]
+    places = [(seen["background"][i], request["background"]) for i, request in enumerate(asked)]
+    trained = {*sweep.shots.poses}
     similarity = networks().encoder.image_features(images) @ _training_features(number).T
     content = {
         "identity": networks().judge.identity(images, sweep.subject).tolist(),
         "obeyed": [float(value) for value in obeyed],
+        "training pose": [
+            float(a in trained and a != b) for a, b in zip(poses, wanted, strict=True)
+        ],
+        "training place": [float(a in sweep.shots.backgrounds and a != b) for a, b in places],
         "clip_image": float(similarity.mean()),
     }
     write_atomically(truth_file(checkpoint, part), json.dumps(content).encode())
@@ -307,6 +324,10 @@ def _read(number: int, checkpoint: Path, part: int) -> None:
 
 def _draw_pool(number: int, checkpoint: Path) -> None:
     """Generates a checkpoint's images of the pool."""
-    images = pool_scorer(number).generate(checkpoint, slice(None)).float()
+    scorer, began = pool_scorer(number), time.monotonic()
+    images = scorer.generate(checkpoint, slice(None)).float()
+    scorer.extractor.extract(images)
+    seconds = json.dumps(time.monotonic() - began)
+    write_atomically(pool_file(checkpoint).with_suffix(".json"), seconds.encode())
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
     write_atomically(pool_file(checkpoint), save({"images": pixels}))

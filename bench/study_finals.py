@@ -22,8 +22,8 @@ from evaluate.final import NO_LOSSES
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from evaluate.selection.contenders import contender_groups, is_allowed, variant_sources
-from evaluate.selection.final_rounds import play
+from evaluate.selection.contenders import variant_sources
+from evaluate.selection.final_rounds import line_up, play, rows_of
 from evaluate.selection.verdict import Finalist, Verdict, order_of
 from evaluate.variants.scoring import variants_of
 
@@ -105,13 +105,14 @@ class Pool:
             if key in self.files
         }
         images += look * len(made)
-        keys = {id(card): key for key, card in (cards | made).items()}
-        allowed = [card for card in (cards | made).values() if is_allowed(card, policy)]
-        finalists = [
-            self._finalist(keys[id(card)], card, number)
-            for number, group in enumerate(contender_groups(allowed, policy, config.contenders))
-            for card in group
-        ]
+        cards_of_all = cards | made
+        keys = {id(card): key for key, card in cards_of_all.items()}
+        finalists = line_up(
+            [*cards_of_all.values()],
+            policy,
+            config.contenders,
+            lambda card: self._finalist(keys[id(card)], card),
+        )
         others = tuple(scorer.metrics.baseline.base(FRESH))
         once = self.scorer.with_baseline(replace(known, rounds=known.rounds[:1], others=others))
         fresh = once.chosen(final)
@@ -119,10 +120,10 @@ class Pool:
 
         def score(number: int, finalist: Finalist) -> None:
             nonlocal scored
-            start, end = ((number - i) * config.probes // config.rounds for i in (1, 0))
+            rows = rows_of(number, config)
             key = keys[id(finalist.first)]
-            finalist.cards.append(self.card(key, fresh, final[:end]))
-            scored += end - start
+            finalist.cards.append(self.card(key, fresh, final[: rows.stop]))
+            scored += rows.stop - rows.start
 
         verdict = play(finalists, score, config, policy)
         base = config.probes if finalists else 0
@@ -150,9 +151,9 @@ class Pool:
         ]
         return [row for part in range(rounds) for row in rows[part::rounds]]
 
-    def _finalist(self, key: Key, card: Scorecard, group: int) -> Finalist:
+    def _finalist(self, key: Key, card: Scorecard) -> Finalist:
         order = order_of(card, self.ranks[key[0]], key[0])
-        return Finalist(card, order, trial=key[0], group=group)
+        return Finalist(card, order, trial=key[0])
 
 
 def make_pool(sweep: Sweep, scorer: Scorer) -> Pool:

@@ -21,7 +21,7 @@ from evaluate.console.progress import Countdown
 from evaluate.features.extractor import ImageFeatures
 from evaluate.score_cache import key_of
 from evaluate.scorer import Scorer
-from evaluate.selection.final_rounds import play
+from evaluate.selection.final_rounds import play, rows_of
 from evaluate.selection.objective import deciding_scores
 from evaluate.selection.verdict import Finalist, Verdict
 from evaluate.verdict_file import SavedFinal, load_final, replay, save_verdict
@@ -69,10 +69,9 @@ class Final:
 
     def _score(self, look: int, finalist: Finalist) -> None:
         """Adds a finalist's scorecard after a further round."""
-        start, end = ((look - i) * self.config.probes // self.config.rounds for i in (1, 0))
         first = finalist.first
-        images = self.scorer.generate(first.checkpoint, slice(start, end))
-        self.countdown.step(end - start)
+        images = self.scorer.generate(first.checkpoint, rows_of(look, self.config))
+        self.countdown.step(len(images))
         if not images.isfinite().all():
             finalist.failure = finalist.out = "some of its images are not finite"
             return

@@ -27,11 +27,12 @@ from evaluate.library import load_scorer
 from evaluate.score_cache import ScoreCache, key_of
 from evaluate.scorecard import Estimate, Scorecard, usable
 from evaluate.scorer import Scorer
-from evaluate.selection.contenders import contender_groups, is_allowed, variant_sources
+from evaluate.selection.contenders import variant_sources
 from evaluate.selection.diagnosis import Finding, describe, diagnose
+from evaluate.selection.final_rounds import line_up
 from evaluate.selection.objective import fidelity
 from evaluate.selection.policy import Selection, check_scores, select
-from evaluate.selection.verdict import Finalist, Verdict, order_of
+from evaluate.selection.verdict import Verdict
 from evaluate.tracking.environment import environment
 from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun, score_metrics
 from evaluate.tracking.tracking_uri import check_tracking
@@ -116,12 +117,7 @@ def hold_final(
         for variant in variants_of(usable(cards), source, policy)
     }
     made = score_variants(variants, scorer, cache, output / FOLDER)
-    allowed = [card for card in (*cards, *made.values()) if is_allowed(card, policy)]
-    finalists = [
-        Finalist(card, order_of(card), group=number)
-        for number, group in enumerate(contender_groups(allowed, policy, size))
-        for card in group
-    ]
+    finalists = line_up([*cards, *made.values()], policy, size)
     verdict = decide(finalists, scorer, config.final, policy, output / VERDICT_FILE)
     delete_others(output / FOLDER, [*cards, *(finalist.first for finalist in finalists)])
     return verdict

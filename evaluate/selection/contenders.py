@@ -16,7 +16,8 @@ from evaluate.selection.objective import (
     paired_difference,
     total_violation,
 )
-from evaluate.selection.sequential import Values, contributions
+from evaluate.selection.sequential import Values
+from evaluate.selection.weighted_mean import contributions
 
 MAX_BEHIND = 2.0  # standard errors of the paired difference
 MAX_GROUPS = 3  # of contenders

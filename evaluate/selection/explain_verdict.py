@@ -64,15 +64,16 @@ def _probability(finalist: Finalist) -> str:
 
 
 def describe_limits(verdict: Verdict, policy: PolicyConfig) -> list[str]:
-    """The limit that is the least certain to hold, in a sentence; none if all are certain."""
+    """The limit that is the least certain to hold, in a sentence; without limits none."""
     probabilities = limit_probabilities(verdict.reported, policy)
     if not probabilities:
         return []
     name = min(probabilities, key=lambda key: probabilities[key])
     if probabilities[name] >= SURE:
         return ["Every limit holds almost certainly."]
-    return [f"Every limit holds; the least certain is that of {name}, with a probability of "
-            f"{format_percent(probabilities[name])}."
-            if not exceeded(verdict.reported, policy)
-            else f"The limit of {name} holds with a probability of "
-            f"{format_percent(probabilities[name])}."]  # fmt: skip
+    sure = format_percent(probabilities[name])
+    if exceeded(verdict.reported, policy):
+        return [f"The limit of {name} holds with a probability of {sure}."]
+    return [
+        f"Every limit holds; the least certain is that of {name}, with a probability of {sure}."
+    ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import exp, inf, sqrt
+from math import exp, inf
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import FIDELITIES, Scorecard
+from evaluate.selection.sequential import Values
+from evaluate.selection.weighted_mean import weighted_mean
 
 RESAMPLES = 500
 MIN_LIKENESS = 0.15  # likeness below which nothing was learned
@@ -39,14 +40,14 @@ def deciding_scores(card: Scorecard) -> tuple[str, ...]:
 
 
 def fidelity(card: Scorecard) -> float | None:
-    """The geometric mean of the fidelities: sqrt(prompt_fidelity * subject_fidelity).
+    """The weighted geometric mean of prompt_fidelity and subject_fidelity; see `weighted_mean`.
 
     subject_fidelity alone if prompt_fidelity is undefined; None if subject_fidelity is.
     """
     if FIDELITIES[1] not in card.scores:
         return None
     values = [max(card.scores[name].value, 0.0) for name in deciding_scores(card)]
-    return sqrt(values[0] * values[1]) if len(values) > 1 else values[0]
+    return float(weighted_mean(*map(np.asarray, values))) if len(values) > 1 else values[0]
 
 
 def comparison_value(card: Scorecard) -> float:
@@ -71,7 +72,7 @@ def paired_difference(card: Scorecard, other: Scorecard) -> PairedDifference:
     return PairedDifference(comparison_value(card) - comparison_value(other), error)
 
 
-def _resampled(card: Scorecard) -> NDArray[np.float64]:
+def _resampled(card: Scorecard) -> Values:
     """(RESAMPLES,) worths; every card has the same resamples."""
     names = deciding_scores(card)
     observed = [tuple(card.by_probe.get(name, ())) for name in names]
@@ -81,7 +82,7 @@ def _resampled(card: Scorecard) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1000)
-def _comparison_values(losses: bool, *observed: tuple[float, ...]) -> NDArray[np.float64]:
+def _comparison_values(losses: bool, *observed: tuple[float, ...]) -> Values:
     """Cached, as all checkpoints of a trial are compared with each other after every epoch."""
     count = len(observed[0])
     # equal to torch.randint with the seed 0
@@ -90,7 +91,7 @@ def _comparison_values(losses: bool, *observed: tuple[float, ...]) -> NDArray[np
     if losses:
         return np.exp(-means[0])
     means = [mean.clip(min=0) for mean in means]
-    return np.sqrt(means[0] * means[1]) if len(means) > 1 else means[0]
+    return weighted_mean(means[0], means[1]) if len(means) > 1 else means[0]
 
 
 def is_noise(card: Scorecard) -> bool:

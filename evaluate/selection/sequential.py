@@ -7,7 +7,6 @@ probable it is that each of the rest is the best.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -19,22 +18,6 @@ DRAWS = 4000  # from the posterior
 # standard deviations of the candidates' true worths that are considered, equally probable
 SPREADS = np.concatenate([[0.0], np.geomspace(0.002, 0.3, 24)])
 MIN_VARIANCE = 1e-10  # of a difference: two checkpoints may have the same images
-
-
-def contributions(prompt: Sequence[float], subject: Sequence[float]) -> Values:
-    """Each probe's contribution to sqrt(mean(prompt) * mean(subject)); their mean is this value.
-
-    They are its influence function (delta method), so their spread gives its standard error.
-
-    Args:
-        prompt, subject: of each probe the two fidelities, (N,).
-    """
-    first, second = np.asarray(prompt, float), np.asarray(subject, float)
-    a, b = max(first.mean(), 0.0), max(second.mean(), 0.0)
-    if not a * b:
-        return np.zeros(len(first))
-    worth = (a * b) ** 0.5
-    return worth * (1 + (first / a + second / b - 2) / 2)
 
 
 def critical_value(look: int, looks: int, comparisons: int, error_rate: float) -> float:

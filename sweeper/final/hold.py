@@ -9,7 +9,8 @@ from evaluate.final import decide
 from evaluate.score_cache import ScoreCache
 from evaluate.scorecard import Scorecard, usable
 from evaluate.scorer import Scorer
-from evaluate.selection.contenders import contender_groups, is_allowed, variant_sources
+from evaluate.selection.contenders import variant_sources
+from evaluate.selection.final_rounds import line_up
 from evaluate.selection.verdict import Finalist, order_of
 from evaluate.variants.files import FOLDER, delete_others
 from evaluate.variants.scoring import score_variants, variants_of
@@ -29,20 +30,19 @@ def hold_final(study: Path, scorer: Scorer, config: SweepConfig) -> None:
     """
     if not has_final(config.final, config.selection):
         return
-    policy, size = config.selection, config.final.contenders
     records = [r for r in load_records(study) if r.state not in (RUNNING, FAILED)]
     owners = _owners(records)
     cards = [card for record in records for card in record.scorecards if id(card) in owners]
     cards += _variants(study, cards, owners, scorer, config)
-    allowed = [card for card in cards if is_allowed(card, policy)]
-    finalists = [
-        _finalist(card, owners[id(card)], number)
-        for number, group in enumerate(contender_groups(allowed, policy, size))
-        for card in group
-    ]
+    finalists = line_up(
+        cards,
+        config.selection,
+        config.final.contenders,
+        lambda card: _finalist(card, owners[id(card)]),
+    )
     if (count := sum(finalist.group == 0 for finalist in finalists)) > 1:
         log.info(f"the final: {count_noun(count, 'checkpoint')} on fresh probes")
-    decide(finalists, scorer, config.final, policy, study / VERDICT_FILE)
+    decide(finalists, scorer, config.final, config.selection, study / VERDICT_FILE)
     delete_others(study / FOLDER, [finalist.first for finalist in finalists])
 
 
@@ -79,8 +79,8 @@ def _variants(
     return [*scored.values()]
 
 
-def _finalist(card: Scorecard, record: TrialRecord, group: int) -> Finalist:
+def _finalist(card: Scorecard, record: TrialRecord) -> Finalist:
     """Among equals the earliest epoch and the lowest rank come first."""
     rank = record.setting("network", "rank")
     order = order_of(card, rank if isinstance(rank, int) else 0, record.number)
-    return Finalist(card, order, trial=record.number, group=group)
+    return Finalist(card, order, trial=record.number)

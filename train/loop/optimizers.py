@@ -25,6 +25,7 @@ from train.config.schema import SchedulerConfig, TrialConfig, is_lr_free
 from train.config_checks import SCHEDULER_ALIASES
 from train.loop.construction_checks import optimizer_class
 from train.loop.schedule import TrainingSchedule
+from train.loop.weight_average import restored
 from train.lora.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2, UNET, Adapter
 
 log = logging.getLogger(__name__)
@@ -115,15 +116,12 @@ def swapped_to_averaged_weights(
     if not is_averaged(type(optimizer)):
         yield
         return
-    before = {name: flat.detach().clone() for name, flat in adapter.flat.items()}
-    optimizer.eval()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        optimizer.train()  # type: ignore[attr-defined]
-        with torch.no_grad():
-            for name, flat in adapter.flat.items():
-                flat.copy_(before[name])
+    with restored(adapter):
+        optimizer.eval()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            optimizer.train()  # type: ignore[attr-defined]
 
 
 def make_scheduler(

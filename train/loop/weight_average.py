@@ -10,8 +10,6 @@ import torch
 
 from train.lora.adapter import Adapter
 
-MAX_WIDTH = 0.28  # the widest average, of all steps alike
-
 
 class WeightAverage:
     """An average whose length grows with the training, by a power function (Karras et al. 2024).
@@ -22,7 +20,7 @@ class WeightAverage:
 
     Args:
         width: the standard deviation of the time that a step lies back, as a share of the time
-            trained so far; above 0, at most MAX_WIDTH.
+            trained so far; above 0, at most 0.28, as in the mean of all steps.
     """
 
     def __init__(self, adapter: Adapter, width: float) -> None:
@@ -39,12 +37,9 @@ class WeightAverage:
     @contextmanager
     def swapped_into(self, adapter: Adapter) -> Iterator[None]:
         """Context manager: the adapter holds the average, afterwards the same bytes as before."""
-        before = {name: flat.detach().clone() for name, flat in adapter.flat.items()}
-        _copy(self.flat, adapter)
-        try:
+        with restored(adapter):
+            _copy(self.flat, adapter)
             yield
-        finally:
-            _copy(before, adapter)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to continue."""
@@ -65,11 +60,21 @@ class WeightAverage:
         self.steps = state["steps"]
 
 
+@contextmanager
+def restored(adapter: Adapter) -> Iterator[None]:
+    """Context manager: afterwards the adapter's weights are the same bytes as before."""
+    before = {name: flat.detach().clone() for name, flat in adapter.flat.items()}
+    try:
+        yield
+    finally:
+        _copy(before, adapter)
+
+
 def exponent(width: float) -> float:
     """The power of time by which steps are weighted in an average of this width.
 
     Args:
-        width: above 0, at most MAX_WIDTH.
+        width: above 0, at most 0.28.
     """
     low, high = 0.0, 2 / width**2  # the width falls with the exponent
     while high - low > 1e-9 * high:
