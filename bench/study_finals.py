@@ -94,7 +94,7 @@ class Pool:
         first, final = self._draw(rng, look, 1), self._draw(rng, config.probes, config.rounds)
         known = self.scorer.metrics.baseline
         fewer = replace(known, rounds=known.rounds[:baseline], others=())
-        scorer = self.scorer.with_baseline(fewer).chosen(first)
+        scorer = self.scorer.with_baseline(fewer.chosen(first))
         cards = {key: self.card(key, scorer, first) for key in self.files if is_saved(key)}
         images = look * (len(cards) + baseline)
         if not config.contenders:
@@ -114,8 +114,8 @@ class Pool:
             lambda card: self._finalist(keys[id(card)], card),
         )
         others = tuple(scorer.metrics.baseline.base(FRESH))
-        once = self.scorer.with_baseline(replace(known, rounds=known.rounds[:1], others=others))
-        fresh = once.chosen(final)
+        once = replace(known, rounds=known.rounds[:1], others=others)
+        fresh = self.scorer.with_baseline(once.chosen(final))
         scored = 0
 
         def score(number: int, finalist: Finalist) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -151,23 +150,15 @@ class Scorer:
             rows = other._rounds()
             known = self.metrics.baseline
             others = (*known.base(FRESH), *known.others)
-            fresh = replace(known, rounds=rows, probe_set=other.probe_set, others=others)
-            other.metrics = other._collection(fresh)
-        return other
+        fresh = replace(known, rounds=rows, probe_set=other.probe_set, others=others)
+        return other.with_baseline(fresh)
 
     def with_baseline(self, baseline: Baseline) -> Scorer:
-        """The same scorer with another baseline of the same probes."""
+        """The same scorer with another baseline, and the probes of it."""
         other = copy(self)
+        other.probe_set = baseline.probe_set
         with self.extractor.on_device():
-            other.metrics = self._collection(baseline)
-        return other
-
-    def chosen(self, rows: Sequence[int]) -> Scorer:
-        """The same scorer with some of its probes, in the order of these indices."""
-        other = copy(self)
-        other.probe_set = self.probe_set.chosen(rows)
-        with self.extractor.on_device():
-            other.metrics = self._collection(self.metrics.baseline.chosen(rows))
+            other.metrics = other._collection(baseline)
         return other
 
     def generate(self, checkpoint: Path, part: slice) -> Tensor:

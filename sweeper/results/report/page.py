@@ -172,6 +172,7 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
         "number": record.number,
         "label": card.label,
         "strength": card.strength,
+        "is_variant": card.is_variant,
         "feasible": best.selection.feasible,
         "reasons": explain(ranked),
         "notes": [*best.selection.reasons, *card.notes],
