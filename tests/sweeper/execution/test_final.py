@@ -177,6 +177,8 @@ def test_weaker_average_wins_and_is_the_file_to_keep(
     text = open_report(browser, study / REPORT_FILE)
     assert f"trial {result['trial']}, {label}".casefold() in " ".join(text.split()).casefold()
     assert len(browser.find_elements("css selector", "#selected .collage img")) >= 2
+    trains = "It trains the epochs that the selected file"
+    assert trains in browser.find_element("css selector", "#retrain").text
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     champion = client.get_model_version_by_alias("small", "champion")
     assert (champion.tags["strength"], champion.tags["averaged"]) == ("0.5", "2")
