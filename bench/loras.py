@@ -1,6 +1,6 @@
-"""Trains 25 varied LoRAs and measures the true quality of each of their checkpoints.
+"""Trains 20 varied LoRAs and measures the true quality of each of their checkpoints.
 
-`python -m bench.loras [rounds]` trains them (20 minutes on 2 cores) and has the judge read `rounds`
+`python -m bench.loras [rounds]` trains them (45 minutes on 2 cores) and has the judge read `rounds`
 times 128 images of each checkpoint. It can be interrupted: finished work is not repeated.
 `bench.selection` and `bench.scores` use the results.
 """
@@ -51,7 +51,7 @@ from train.puppets.world.examples import ARMS, BACKGROUNDS, CLOTHES, LEGS, OUTFI
 
 log = logging.getLogger(__name__)
 FOLDER = Path("outputs/bench/loras") / weights_fingerprint()[:12]  # LoRAs of these weights
-COUNT, EPOCHS, SAVE_EVERY, STEPS_PER_EPOCH, BATCH_SIZE = 25, 20, 2, 30, 4
+COUNT, EPOCHS, SAVE_EVERY, STEPS_PER_EPOCH, BATCH_SIZE = 20, 20, 2, 30, 4
 ROUNDS, IMAGES = 4, 128  # each checkpoint is judged by ROUNDS * IMAGES images
 SEED = 70_000_000  # of the judged images' noise; no probe uses seeds near it
 # resolution, steps, guidance scale; with 15 steps the judge reads the same attributes
@@ -64,7 +64,7 @@ OPTIMIZERS: dict[str, tuple[float, float]] = {
     "prodigyopt.Prodigy": (1.0, 1.0),
 }
 # index into OPTIMIZERS, one per cycle through the data sets
-OPTIMIZER_ORDER = (0, 0, 1, 2, 3, 0)
+OPTIMIZER_ORDER = (0, 0, 1, 2, 3)
 
 
 @dataclass(frozen=True)
