@@ -35,9 +35,12 @@ class Networks:
 
 @cache
 def networks() -> Networks:
-    """The networks of this process."""
-    base = load_base(BaseConfig(device="cpu", precision="bf16"))
-    base.unet = torch.compile(base.unet)
+    """The networks of this process; bf16 and compiling only pay on processors with AVX-512."""
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        base = load_base(BaseConfig(device="cpu", precision="bf16"))
+        base.unet = torch.compile(base.unet)
+    else:
+        base = load_base(BaseConfig(device="cpu"))
     return Networks(base, Judge.from_folder(), ClipEncoder("puppets", torch.device("cpu")))
 
 

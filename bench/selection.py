@@ -1,9 +1,9 @@
 """Which epoch each rule selects, and how much of the best epoch's quality it loses.
 
-`python -m bench.selection` (2 hours on 2 cores; if interrupted, it continues where it stopped)
-trains the LoRAs of `bench.loras`, has the judge read 512 images of each checkpoint, scores each
-checkpoint twice with the default probes and once with the small set, and writes
-results/selection.json, .md and .png.
+`python -m bench.selection` (2 to 4 hours on 2 cores; if interrupted, it continues where it
+stopped) trains the LoRAs of `bench.loras`, has the judge read 512 images of each checkpoint, scores
+each checkpoint with the default probes and with the small set, and writes results/selection.json,
+.md and .png.
 """
 
 from __future__ import annotations
@@ -23,8 +23,20 @@ from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from bench.judging import HEADINGS
-from bench.loras import COUNT, FOLDER, ROUNDS, SETS, Lora, load_truth, make_lora, make_loras
-from bench.parallel import networks, work
+from bench.loras import (
+    COUNT,
+    EPOCHS,
+    FOLDER,
+    IMAGES,
+    ROUNDS,
+    SAVE_EVERY,
+    SETS,
+    Lora,
+    load_truth,
+    make_lora,
+    make_loras,
+)
+from bench.parallel import work
 from evaluate.config import PolicyConfig
 from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Scorecard
@@ -34,21 +46,22 @@ from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from train.cli.app import configure_logging
 from train.cli.compose import settings
+from train.config.schema import BaseConfig
 from train.data.dataset import load_dataset
 from train.files.atomic_write import write_atomically
 from train.lora.checkpoint_file import epoch_of
+from train.models.base_model import load_base
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
 LORAS = [make_lora(number) for number in range(COUNT)]
 PROBE_SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "other seeds": {"seed": 2},
     "small": {"count": 16},
 }
 DEFAULT, DEFAULT_SMALL = "default", "default, small probe set"
 MIN_QUALITY = 0.05  # of the best epoch; LoRAs below it have diverged
-GUIDE_EPOCHS = (16, 18, 20)  # "the 15th to 20th epoch": the saved ones, whose mean counts
+GUIDE_EPOCHS = (16, 20)  # "the 15th to 20th epoch": the saved ones, whose mean counts
 # score -> the judge's metric of the same property
 TRUTHS = {"subject_fidelity": "identity", "prompt_fidelity": "obeyed",
           "pose_memorization": "training pose", "background_leak": "training background",
@@ -86,8 +99,8 @@ def make_scorer(number: int, setting: str) -> Scorer:
     default = settings("sweep", SweepConfig)
     probes = replace(default.probes, **PROBE_SETTINGS[setting])
     data = make_lora(number).config.data
-    cached = FOLDER.parent / "cache"
-    return Scorer(networks().base, load_dataset(data), data, probes, default.scores, cached)
+    cached, base = FOLDER.parent / "cache", load_base(BaseConfig(device="cpu"))
+    return Scorer(base, load_dataset(data), data, probes, default.scores, cached)
 
 
 def score_file(lora: Lora, setting: str) -> Path:
@@ -185,21 +198,6 @@ def correlation(a: list[float], b: list[float], by_rank: bool = False) -> float:
     return float(coefficient(torch.tensor(a), torch.tensor(b)))
 
 
-def seed_stability() -> dict[str, float]:
-    """Returns rank correlations of the checkpoints' fidelity between two seeds of the probes."""
-    fidelities: dict[str, list[list[float]]] = {}
-    for setting in ("default", "other seeds"):
-        cards_by_lora = [load_scores(lora, setting)[0] for lora in LORAS]
-        fidelities[setting] = [
-            [comparison_value(card) for card in cards] for cards in cards_by_lora
-        ]
-    first, second = fidelities.values()
-    within = [correlation(a, b, by_rank=True) for a, b in zip(first, second, strict=True)]
-    pooled = [[value for part in parts for value in part] for parts in (first, second)]
-    return {"all checkpoints": correlation(pooled[0], pooled[1], by_rank=True),
-            "within a LoRA, mean": sum(within) / len(within)}  # fmt: skip
-
-
 def judge_correlations() -> dict[str, dict[str, float]]:
     """Correlates each score with the judge's metric of other images of the same checkpoint."""
     correlations = {}
@@ -233,9 +231,8 @@ def table(report: Row, image_count: float) -> str:
         image_count: the judged images of each checkpoint.
     """
     rows = report["loras"]
-    stability = ", ".join(f"{name} {value:.2f}" for name, value in report["stability"].items())
     lines = ["# Which epoch to select", "",
-             f"{len(rows)} LoRAs with 10 checkpoints each ({len(LORAS) - len(rows)} more diverged, "
+             f"{len(rows)} LoRAs with {EPOCHS // SAVE_EVERY} checkpoints each ({len(LORAS) - len(rows)} more diverged, "
              "without any usable checkpoint). Quality: geometric mean of the identity and the "
              "share of images with all attributes correct, read by the judge from "
              f"{image_count:.0f} images per checkpoint with random prompts. Regret: share of the "
@@ -245,8 +242,7 @@ def table(report: Row, image_count: float) -> str:
     lines += ["| rule | mean regret | worst regret |", "|---|---|---|"]
     for rule, average in sorted(report["mean_regret"].items(), key=lambda item: item[1]):
         lines.append(f"| {rule} | {average:.3f} | {report['worst_regret'][rule]:.3f} |")
-    lines += ["", f"Rank correlation between two seeds of the default probes: {stability}.", ""]
-    lines += ["| score | judge's metric | Pearson | Spearman |", "|---|---|---|---|"]
+    lines += ["", "| score | judge's metric | Pearson | Spearman |", "|---|---|---|---|"]
     for name, row in report["follows"].items():
         cells = f"{row['pearson']:.2f} | {row['spearman']:.2f}"
         metric = HEADINGS.get(TRUTHS[name], TRUTHS[name])
@@ -296,17 +292,21 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.selection", description=__doc__)
     parser.add_argument(
-        "--rounds", default=ROUNDS, type=int, help="2 or more rounds of 128 images per checkpoint"
+        "--rounds",
+        default=ROUNDS,
+        type=int,
+        help=f"even number of rounds of {IMAGES} images per checkpoint, at most {ROUNDS}",
     )
     configure_logging()
     rounds = parser.parse_args().rounds
+    if rounds not in range(2, ROUNDS + 1, 2):
+        parser.error(f"--rounds: {rounds} is not an even number from 2 to {ROUNDS}")
     make_loras(rounds)
     score_loras()
     policy = settings("sweep", SweepConfig).selection
     rows = regrets(policy)
     report: Row = {
         **summarize(rows),
-        "stability": seed_stability(),
         "follows": judge_correlations(),
         "loras": rows,
     }
