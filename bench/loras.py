@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 FOLDER = Path("outputs/bench/loras") / weights_fingerprint()[:12]  # LoRAs of these weights
 COUNT, EPOCHS, SAVE_EVERY, STEPS_PER_EPOCH, BATCH_SIZE = 20, 20, 4, 30, 4
 ROUNDS, IMAGES = 8, 64  # each checkpoint is judged by ROUNDS * IMAGES images
+DIVERGED = "diverged.txt"  # in the folder of a LoRA whose weights became infinite; says why
 SEED = 70_000_000  # of the judged images' noise; no probe uses seeds near it
 # resolution, steps, guidance scale; with 15 steps the judge reads the same attributes
 SAMPLING = (SIZE, 6, 3.0)
@@ -152,8 +153,8 @@ def training_base() -> BaseModel:
 
 
 def is_trained(lora: Lora) -> bool:
-    """Returns whether all of its checkpoints exist."""
-    return len(lora.checkpoints) == EPOCHS // SAVE_EVERY
+    """Returns whether all of its checkpoints exist, or it has diverged."""
+    return len(lora.checkpoints) == EPOCHS // SAVE_EVERY or (lora.folder / DIVERGED).exists()
 
 
 def train_lora(number: int) -> None:
@@ -166,7 +167,7 @@ def train_lora(number: int) -> None:
     trial = TrialSpec(lora.config, lora.folder / "lora")
     for epoch in Trainer(training_base(), load_dataset(lora.config.data), [trial]):
         if epoch.failures:
-            raise ValueError(f"LoRA {number} diverged: {epoch.failures[0]}")
+            write_atomically(lora.folder / DIVERGED, str(epoch.failures[0]).encode())
 
 
 def truth_file(lora: Lora, checkpoint: Path, round_index: int) -> Path:

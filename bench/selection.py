@@ -180,10 +180,10 @@ def regrets(policy: PolicyConfig) -> list[Row]:
     rows = []
     for lora in LORAS:
         quality = load_quality(lora, range(ROUNDS))
-        best = max(quality, key=lambda epoch: quality[epoch])
-        if quality[best] < MIN_QUALITY:
+        if max(quality.values(), default=0.0) < MIN_QUALITY:
             log.info("LoRA %d (%s) diverged: no usable epoch", lora.number, lora.describe())
             continue
+        best = max(quality, key=lambda epoch: quality[epoch])
         selections = selected_epochs(lora, policy)
         loss = {rule: regret(lora, epochs) for rule, epochs in selections.items()}
         rows.append({"lora": lora.number, "pictures": lora.data_set.name,
@@ -232,10 +232,11 @@ def table(report: Row, image_count: float) -> str:
     """
     rows = report["loras"]
     lines = ["# Which epoch to select", "",
-             f"{len(rows)} LoRAs with {EPOCHS // SAVE_EVERY} checkpoints each ({len(LORAS) - len(rows)} more diverged, "
-             "without any usable checkpoint). Quality: geometric mean of the identity and the "
-             "share of images with all attributes correct, read by the judge from "
-             f"{image_count:.0f} images per checkpoint with random prompts. Regret: share of the "
+             f"{len(rows)} LoRAs with {EPOCHS // SAVE_EVERY} checkpoints each "
+             f"({len(LORAS) - len(rows)} more diverged, without any usable checkpoint). Quality: "
+             "geometric mean of the identity and the share of images with all attributes correct, "
+             f"read by the judge from {image_count:.0f} images per checkpoint with random prompts. "
+             "Regret: share of the "
              "best checkpoint's quality that a rule loses. One half of the images decides which "
              "checkpoint is the best, and the other half measures, so a regret can be negative by "
              "chance. *default* is the policy that a sweep uses by default.", ""]  # fmt: skip

@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import json
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,7 +22,6 @@ from bench.parallel import work
 from bench.study_data import (
     FOLDER,
     IMAGES,
-    SPACE,
     SWEEPS,
     TRIALS,
     do,
@@ -34,12 +33,11 @@ from bench.study_data import (
 )
 from bench.study_finals import is_saved, make_pool
 from bench.study_rules import (
-    AVERAGES,
     BEFORE,
     BEFORE_PROBES,
+    CALIBRATION,
     OURS,
     RULES,
-    STRENGTHS,
     Repetition,
     arms,
     config_with_final,
@@ -50,11 +48,12 @@ from bench.study_rules import (
 from bench.study_truth import Study
 from train.cli.app import configure_logging
 from train.files.atomic_write import write_atomically
+from train.puppets.world.examples import BACKGROUNDS
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 4  # of the judge
-MADE = 4  # checkpoints of each sweep of which variants are made
+MADE = 6  # checkpoints of each sweep of which variants are made
 SURE = 0.9  # probability from which on a pick counts as said to be the best
 Row = dict[str, Any]
 
@@ -66,9 +65,9 @@ def run(number: int, rounds: int) -> Row:
     work(name, do, pending(number, rounds))
     pool = make_pool(SWEEPS[number], pool_scorer(number))
     saved = {key: card for key, card in pool.all.items() if is_saved(key)}
-    tried = replace(policy, strengths=STRENGTHS, averages=AVERAGES)
-    for key in pool.variants(saved, MADE, tried):
-        make_variant(number, key)
+    for allowed in (arm.policy for arm in arms().values()):
+        for key in pool.variants(saved, MADE, allowed):
+            make_variant(number, key)
     work(f"{name}, variants", do, pending(number, rounds))
     study = Study(SWEEPS[number], rounds)
     picked, best = keep(study.cards, policy), study.best()
@@ -96,7 +95,10 @@ def describe(study: Study, repetitions: list[Repetition]) -> Row:
         "seconds": images * seconds_per_image(study.sweep),
         "variants": mean(not is_saved(pick) for pick in picks),
         "training_pose": mean(study.average(pick, "training pose") for pick in picks),
-        "training_place": mean(study.average(pick, "training place") for pick in picks),
+        # if the training images show every place, any wrong one is a training place
+        "training_place": mean(study.average(pick, "training place") for pick in picks)
+        if {*study.sweep.shots.backgrounds} < {*BACKGROUNDS}
+        else None,
         "sureness": [(r.probability, r.right) for r in repetitions if r.probability is not None],
     }
 
@@ -104,7 +106,7 @@ def describe(study: Study, repetitions: list[Repetition]) -> Row:
 def summarize(rows: list[Row]) -> dict[str, Row]:
     """The mean and the worst regret of each rule over the sweeps."""
     totals: dict[str, Row] = {}
-    for name in arms():
+    for name in (arm for arm in arms() if arm != CALIBRATION):
         by_sweep = [mean(row[name]["regrets"]) for row in rows]
         totals[name] = {
             "mean_regret": mean(by_sweep),
@@ -113,13 +115,14 @@ def summarize(rows: list[Row]) -> dict[str, Row]:
             "seconds": sum(row[name]["seconds"] for row in rows),
             "variants": mean(row[name]["variants"] for row in rows),
             "training_pose": max(row[name]["training_pose"] for row in rows),
-            "training_place": max(row[name]["training_place"] for row in rows),
+            "training_place": max(row[name]["training_place"] or 0.0 for row in rows),
         }
     for name in RULES:
         regrets = [row["rules"][name] for row in rows]
         totals[name] = {"mean_regret": mean(regrets), "worst_regret": max(regrets)}
-    said = [right for row in rows for p, right in row[OURS]["sureness"] if p >= SURE]
-    totals[OURS] |= {"finals": sum(len(row[OURS]["sureness"]) for row in rows),
+    finals = [final for row in rows for final in row[CALIBRATION]["sureness"]]
+    said = [right for p, right in finals if p >= SURE]
+    totals[OURS] |= {"finals": len(finals),
                      "said_to_be_best": len(said),
                      "is_best": mean(said) if said else None}  # fmt: skip
     return totals
@@ -140,9 +143,9 @@ def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
              " other way round. *ours* is what a sweep keeps with `final=fresh`, and *ours before*"
              f" what a first look at {BEFORE_PROBES} probes alone would keep. *Strengths* is a"
              " final that also tries 0.8, *averages* one that also tries the average of each two"
-             " successive checkpoints. These four are means over repetitions with other probes"
-             f" ({arms()[OURS].repeats} of the first two, {arms()['strengths'].repeats} of the"
-             " others in each sweep). The seconds are those that the probe images take. Training"
+             f" successive checkpoints (of the {MADE} best checkpoints only). These four are means"
+             f" over repetitions with other probes in each sweep, {arms()[OURS].repeats} of the first"
+             f" two and {arms()['strengths'].repeats} of the others. The seconds are those that the probe images take. Training"
              " pose, training place: share of the judged images of the pick that show one, though"
              " the prompt asks for another; in the sweep where it is highest.", "",
              "| rule | mean regret | worst regret | probe images | seconds | keeps a variant |"
@@ -154,8 +157,9 @@ def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
         lines.append(f"| {name.replace('_', ' ')} | {total['mean_regret']:.3f} |"
                      f" {total['worst_regret']:.3f} | {' | '.join(cells)} |")  # fmt: skip
     right = "" if ours["is_best"] is None else f"; {ours['is_best']:.0%} of these are"
-    lines += ["", f"Of {ours['finals']} finals, {ours['said_to_be_best']} said with a probability"
-              f" of {SURE:.0%} or more that their pick is the best or equal to it{right}.", "",
+    lines += ["", f"Of {ours['finals']} finals on probes drawn with replacement,"
+              f" {ours['said_to_be_best']} said with a probability of {SURE:.0%} or more that their"
+              f" pick is the best or equal to it on all probes{right}.", "",
               "| sweep | checkpoints | best: trial, epoch, worth | ours | ours before | "
               f"{' | '.join(RULES).replace('_', ' ')} |",
               "|" + "---|" * (len(RULES) + 5)]  # fmt: skip
@@ -179,7 +183,7 @@ def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
 def fingerprint(rounds: int) -> str:
     """Says of which weights and settings results are."""
     config, compared = config_with_final(), {name: asdict(arm) for name, arm in arms().items()}
-    parts = (FOLDER.name, rounds, SPACE, TRIALS, MADE, asdict(config.scores), compared)
+    parts = (FOLDER.name, rounds, MADE, asdict(config.scores), asdict(config.probes), compared)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -191,6 +195,8 @@ def main() -> None:
     )
     configure_logging()
     rounds = parser.parse_args().rounds
+    if rounds < 2 or rounds % 2:
+        parser.error(f"--rounds: {rounds} is not an even number")
     file, about = RESULTS / "study.json", fingerprint(rounds)
     former = json.loads(file.read_text()) if file.is_file() else {}
     rows: list[Row] = former["sweeps"] if former.get("about") == about else []

@@ -13,9 +13,10 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from random import Random
-from statistics import mean
+from statistics import median
 
 import torch
 from safetensors.torch import save
@@ -28,7 +29,7 @@ from evaluate.scorecard import Scorecard, usable
 from evaluate.scorer import Scorer
 from evaluate.variants.lora_file import write_variant
 from sweeper.config import SweepConfig
-from sweeper.tracking.trial_record import TrialRecord, load_records
+from sweeper.tracking.trial_record import FAILED, TrialRecord, load_records
 from train.cli.compose import settings
 from train.config.schema import DataConfig
 from train.data.dataset import load_dataset
@@ -63,7 +64,6 @@ from train.puppets.world.examples import (
 from train.puppets.world.toys import SIDES, TILTS
 
 FOLDER_OF_VARIANTS = "variants"
-FOLDER = Path("outputs/bench/study") / weights_fingerprint()[:12]  # sweeps of these weights
 IMAGES = 128  # in one round of the judge
 POOL = 192  # fresh probes, from which first looks and finals are drawn
 SEED = 80_000_000  # of the judged images' noise; no probe uses seeds near it
@@ -75,6 +75,8 @@ SPACE = (
     "network.rank=4,8,16",
     "scheduler=constant,cosine",
 )
+MADE_WITH = (weights_fingerprint(), IMAGES, POOL, SEED, SAMPLING, TRIALS, SPACE)
+FOLDER = Path("outputs/bench/study") / sha256(json.dumps(MADE_WITH).encode()).hexdigest()[:12]
 Subject = Looks | ToyLooks | Style
 # of a file: trial, epoch, strength, and number of averaged epochs
 Key = tuple[int, int, float, int]
@@ -121,8 +123,8 @@ class Sweep:
         return self.root / "studies" / "sweep"
 
     def records(self) -> list[TrialRecord]:
-        """Its trials."""
-        return load_records(self.study)
+        """Its trials that did not fail."""
+        return [record for record in load_records(self.study) if record.state != FAILED]
 
     def cards(self) -> dict[Key, Scorecard]:
         """The scorecards of all checkpoints that did not fail, as the sweep made them."""
@@ -238,9 +240,9 @@ def pending(number: int, rounds: int) -> list[Job]:
 
 
 def seconds_per_image(sweep: Sweep) -> float:
-    """How long an image of the pool took, on average, in one process."""
+    """How long an image of the pool took in one process: the median over the checkpoints."""
     files = [pool_file(checkpoint).with_suffix(".json") for checkpoint in sweep.files().values()]
-    return mean(float(json.loads(file.read_text())) for file in files) / POOL
+    return median(float(json.loads(file.read_text())) for file in files) / POOL
 
 
 def make_variant(number: int, key: Key) -> None:

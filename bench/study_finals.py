@@ -1,8 +1,9 @@
 """A study's selection, repeated with other probes: a first look at all checkpoints, then a final.
 
-Its images are those of the pool (see `bench.study_data`), so a repetition takes seconds. Probes are
-drawn with replacement (the bootstrap of Efron 1979): the pool stands for all probes that there may
-be, and the scores on the whole pool are the true ones.
+Its images are those of the pool (see `bench.study_data`), so a repetition takes seconds. Its probes
+are either different ones, as those of a real study are, or drawn with replacement (the bootstrap of
+Efron 1979): then the pool stands for all probes that there may be, and the scores on the whole pool
+are the true ones.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from evaluate.selection.contenders import variant_sources
 from evaluate.selection.final_rounds import line_up, play, rows_of
+from evaluate.selection.objective import deciding_scores
 from evaluate.selection.verdict import Finalist, Verdict, order_of
 from evaluate.variants.scoring import variants_of
 
@@ -82,16 +84,22 @@ class Pool:
         return replace(card, strength=key[2], averaged=key[3])
 
     def repeat(
-        self, look: int, baseline: int, config: FinalConfig, policy: PolicyConfig, seed: int
+        self,
+        look: int,
+        baseline: int,
+        config: FinalConfig,
+        policy: PolicyConfig,
+        seed: int,
+        bootstrap: bool = False,
     ) -> Outcome:
         """Selects a checkpoint with probes that the seed draws from the pool.
 
         Args:
             look: probes of the first look.
             baseline: the base's images of each of them, at most as many as the pool has.
+            bootstrap: draw probes with replacement.
         """
-        rng = Random(seed)
-        first, final = self._draw(rng, look, 1), self._draw(rng, config.probes, config.rounds)
+        first, final = self._draw(Random(seed), look, config, bootstrap)
         known = self.scorer.metrics.baseline
         fewer = replace(known, rounds=known.rounds[:baseline], others=())
         scorer = self.scorer.with_baseline(fewer.chosen(first))
@@ -116,6 +124,9 @@ class Pool:
         others = tuple(scorer.metrics.baseline.base(FRESH))
         once = replace(known, rounds=known.rounds[:1], others=others)
         fresh = self.scorer.with_baseline(once.chosen(final))
+        undefined = fresh.metrics.undefined
+        if finalists and any(name in undefined for name in deciding_scores(finalists[0].first)):
+            return Outcome(cards, None, images + config.probes)
         scored = 0
 
         def score(number: int, finalist: Finalist) -> None:
@@ -140,16 +151,20 @@ class Pool:
                 found.append((trial, epoch, variant.strength, len(variant.sources)))
         return found
 
-    def _draw(self, rng: Random, count: int, rounds: int) -> list[int]:
-        """`count` rows, in an order in which each of `rounds` parts has all roles."""
-        other = count // PROBES_PER_OTHER_ROLE
-        counts = {FRESH: count - 2 * other, CLASS: other, CAPTION: other}
-        rows = [
-            row
-            for role, number in counts.items()
-            for row in rng.choices(self.scorer.probe_set.rows(role), k=number)
-        ]
-        return [row for part in range(rounds) for row in rows[part::rounds]]
+    def _draw(
+        self, rng: Random, look: int, config: FinalConfig, bootstrap: bool
+    ) -> tuple[list[int], list[int]]:
+        """The rows of a first look, and those of a final: each of its rounds has all roles."""
+        first: list[int] = []
+        final: list[int] = []
+        for role in (FRESH, CLASS, CAPTION):
+            rows = self.scorer.probe_set.rows(role)
+            early, late = (_number(role, count) for count in (look, config.probes))
+            draw = rng.choices if bootstrap else rng.sample
+            drawn = draw(rows, k=early + late)
+            first += drawn[:early]
+            final += drawn[early:]
+        return first, [row for part in range(config.rounds) for row in final[part :: config.rounds]]
 
     def _finalist(self, key: Key, card: Scorecard) -> Finalist:
         order = order_of(card, self.ranks[key[0]], key[0])
@@ -162,6 +177,12 @@ def make_pool(sweep: Sweep, scorer: Scorer) -> Pool:
     ranks = {r.number: int(str(r.setting("network", "rank"))) for r in sweep.records()}
     files = {key: file for key, file in sweep.files().items() if pool_file(file).is_file()}
     return Pool(scorer, files, ranks)
+
+
+def _number(role: str, count: int) -> int:
+    """The number of probes of a role among `count`."""
+    other = count // PROBES_PER_OTHER_ROLE
+    return count - 2 * other if role == FRESH else other
 
 
 def is_saved(key: Key) -> bool:

@@ -18,9 +18,10 @@ from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from train.cli.compose import settings
 
-OURS, BEFORE = "ours", "ours_before"
+OURS, BEFORE, CALIBRATION = "ours", "ours_before", "calibration"
 BEFORE_PROBES = 32  # of each checkpoint, when the first look alone decided
 STRENGTHS, AVERAGES = [1.0, 0.8], [1, 2]  # that are tried
+MIN_WORTH = 0.05  # of a trial's best checkpoint; a trial below it has diverged
 Job = tuple[int, str, int]  # a sweep, one of `arms`, and the seed of its probes
 
 
@@ -31,12 +32,14 @@ class Arm:
     Attributes:
         look: probes of each checkpoint in the first look.
         repeats: how often.
+        bootstrap: draw probes with replacement.
     """
 
     look: int
     final: FinalConfig
     policy: PolicyConfig
     repeats: int
+    bootstrap: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Repetition:
     Attributes:
         pick: the checkpoint or variant.
         images: that were generated, those of the base included.
-        probability: that it said of its pick to be the best; None without a final.
+        probability: that it said of its pick to be the best; None without a final, or if no
+            finalist proved to be within the limits.
         right: nothing that the policy allows, within the limits, has more fidelity on the whole
             pool by more than the tolerance.
     """
@@ -73,6 +77,7 @@ def arms() -> dict[str, Arm]:
         BEFORE: Arm(BEFORE_PROBES, FinalConfig(contenders=0), policy, 25),
         "strengths": Arm(look, final, replace(policy, strengths=STRENGTHS), 10),
         "averages": Arm(look, final, replace(policy, averages=AVERAGES), 10),
+        CALIBRATION: Arm(look, final, policy, 25, bootstrap=True),
     }
 
 
@@ -81,9 +86,9 @@ def repeat(job: Job) -> Repetition:
     number, name, seed = job
     arm, pool = arms()[name], _pool(number)
     baseline = config_with_final().scores.baseline
-    outcome = pool.repeat(arm.look, baseline, arm.final, arm.policy, seed)
-    pick = _winner(outcome, arm.policy)
-    probability = outcome.verdict.winner.probability if outcome.verdict else None
+    outcome = pool.repeat(arm.look, baseline, arm.final, arm.policy, seed, arm.bootstrap)
+    pick, verdict = _winner(outcome, arm.policy), outcome.verdict
+    probability = verdict.winner.probability if verdict and verdict.eligible else None
     right = _is_best(pool, pick, arm)
     return Repetition(pick, outcome.images, probability, right)
 
@@ -138,10 +143,10 @@ RULES: dict[str, Callable[[Study, Key], Key]] = {
 
 
 def regrets_within_trials(study: Study, policy: PolicyConfig) -> dict[str, list[float]]:
-    """The regrets within each trial of several checkpoints, by rule."""
+    """The regrets by rule within each trial that has several checkpoints and a usable one."""
     regrets: dict[str, list[float]] = {"default": [], "last epoch": [], "validation loss": []}
     for keys in study.trials():
-        if len(keys) < 3:
+        if len(keys) < 3 or min(study.highest(keys)) < MIN_WORTH:
             continue
         cards = [study.cards[key] for key in keys]
         picks = {

@@ -54,6 +54,11 @@ class Study:
     def _truth(self, key: Key, number: int) -> dict[str, Any]:
         return _load(truth_file(self.files[key], number))
 
+    def highest(self, keys: Iterable[Key]) -> tuple[float, float]:
+        """The highest worth by each half of the judge's images."""
+        first, second = (max(self.worth(key, half) for key in keys) for half in (0, 1))
+        return first, second
+
     def regret(self, key: Key, among: Iterable[Key] | None = None) -> float:
         """Share of the best checkpoint's worth that a checkpoint lacks.
 

@@ -32,6 +32,7 @@ FIXED_GROUPS = (
     "probes",
     "scores",
     "selection",
+    "final",
     "study",
     "search",
     "pruner",

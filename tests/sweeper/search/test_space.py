@@ -97,6 +97,7 @@ def test_sweeps_replace_the_search_and_fixed_values_shrink_it() -> None:
     "words",
     [
         "base.path=a,b",
+        "final.rounds=2,4",
         "network.rank=interval(8,4)",
         "optimizer.lr=tag(log,interval(0,1))",
         "network.rank=range(4,4)",
