@@ -147,8 +147,8 @@ def table(rows: list[Row], totals: dict[str, Row], images: int) -> str:
              f" over repetitions with other probes in each sweep, {arms()[OURS].repeats} of the"
              f" first two and {arms()['strengths'].repeats} of the others. The seconds are those"
              " that the probe images take. Training pose, training place: share of the judged"
-             " images of the pick that show one, though the prompt asks for another; in the sweep where it"
-             " is highest.", "",
+             " images of the pick that show one, though the prompt asks for another; in the sweep"
+             " where it is highest.", "",
              "| rule | mean regret | worst regret | probe images | seconds | keeps a variant |"
              " training pose | training place |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, total in sorted(totals.items(), key=lambda item: item[1]["mean_regret"]):
