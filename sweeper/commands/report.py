@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evaluate.tracking.store_address import Address, run_id_in
 from sweeper.config import ReportConfig
-from sweeper.final.load import load_verdict
+from sweeper.final.load import decided, load_verdict
 from sweeper.results.checkpoint_files import REPORT_FILE
 from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import rank_trials
@@ -35,7 +35,7 @@ def main(config: ReportConfig) -> None:
     if not records:
         raise ConfigError(f"study: {config.study} has no trial yet")
     policy = policy_of(study, records)
-    verdict = load_verdict(study, records, policy)
+    verdict = load_verdict(study, records, policy) if decided(study) else None
     ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder), verdict)
     try:
         file = write_report(study, ranked, policy, storage=config.storage)

@@ -6,6 +6,8 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
 from evaluate.selection.contenders import is_allowed
@@ -13,10 +15,17 @@ from evaluate.selection.objective import total_violation
 from evaluate.selection.verdict import Verdict
 from evaluate.variants.files import FOLDER
 from evaluate.verdict_file import VERDICT_FILE, WITH_FINAL, load_final, replay
+from sweeper.results.checkpoint_files import RESULT_FILE
 from sweeper.tracking.trial_record import RecordError, TrialRecord, checkpoint_name
-from train.files.untrusted import UntrustedFileError
+from train.files.untrusted import Tree, UntrustedFileError, read_json
 
 log = logging.getLogger(__name__)
+
+
+class _Result(msgspec.Struct):
+    """The field of a study's result that is read."""
+
+    verdict: Tree | None = None
 
 
 def load_verdict(study: Path, records: list[TrialRecord], policy: PolicyConfig) -> Verdict | None:
@@ -61,6 +70,17 @@ def load_verdict(study: Path, records: list[TrialRecord], policy: PolicyConfig) 
                     )  # fmt: skip
         return None
     return verdict
+
+
+def decided(study: Path) -> bool:
+    """Whether the study's final decided its result; true if there is no result that says so.
+
+    A study that goes on without a final keeps the former one's file for other selections.
+    """
+    try:
+        return read_json(study / RESULT_FILE, _Result).verdict is not None
+    except (UntrustedFileError, OSError):
+        return True
 
 
 def _is_feasible(card: Scorecard, policy: PolicyConfig) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_saved_final_is_decided_again_under_other_limits(
     code, output = run_module("sweeper.select", "study=small", "selection=last", f"root={root}")
     assert code == 0, output
     assert "the final" not in output
+
+
+def test_former_final_does_not_decide_a_result_without_one(
+    swept: Swept, decided: tuple[Path, str], tmp_path: Path, browser: Chrome
+) -> None:
+    root = copy_sweep(replace(swept, root=decided[0]), tmp_path / "mlruns")
+    study = root / "studies" / "small"
+    without_final = ("sweeper", *SEARCH, *SMALL, *LOOSE, f"study.root={root}")
+    for command in without_final, ("sweeper.report", "study=small", f"root={root}"):
+        code, output = run_module(*command)
+        assert code == 0, output
+        assert result_of(root)["verdict"] is None
+        assert "on fresh prompts" not in open_report(browser, study / REPORT_FILE)
+    assert load_final(study / VERDICT_FILE), "other selections may use it"
 
 
 def test_replay_shows_the_course_of_the_final(decided: tuple[Path, str]) -> None:
