@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -202,16 +201,19 @@ def random_requests(count: int, seed: int) -> list[Request]:
     return [Request(*(rng.choice([*part]) for part in parts)) for _ in range(count)]
 
 
-def load_truth(lora: Lora, rounds: Iterable[int] = range(ROUNDS)) -> dict[int, dict[str, float]]:
+@cache
+def load_truth(number: int, rounds: range = range(ROUNDS)) -> dict[int, dict[str, float]]:
     """Returns the judge's metrics by epoch, averaged over the rounds that have been judged.
 
     `quality` is computed from the means, sqrt(identity * obeyed); `pictures` is the number of
     images.
 
     Args:
+        number: of the LoRA.
         rounds: the rounds that count; by default all.
     """
     truth: dict[int, dict[str, float]] = {}
+    lora = make_lora(number)
     for checkpoint in lora.checkpoints:
         files = [truth_file(lora, checkpoint, index) for index in rounds]
         read: list[dict[str, Any]] = [json.loads(f.read_text()) for f in files if f.is_file()]

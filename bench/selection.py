@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -153,9 +152,9 @@ def selected_epochs(lora: Lora, policy: PolicyConfig) -> dict[str, list[int]]:
     }
 
 
-def load_quality(lora: Lora, rounds: Iterable[int]) -> dict[int, float]:
+def load_quality(lora: Lora, rounds: range) -> dict[int, float]:
     """Returns the judged quality of each epoch, by these rounds of the judge."""
-    return {epoch: metrics["quality"] for epoch, metrics in load_truth(lora, rounds).items()}
+    return {epoch: metrics["quality"] for epoch, metrics in load_truth(lora.number, rounds).items()}
 
 
 def regret(lora: Lora, epochs: list[int]) -> float:
@@ -204,7 +203,7 @@ def judge_correlations() -> dict[str, dict[str, float]]:
     for name, metric in TRUTHS.items():
         values, truths = [], []
         for lora in LORAS:
-            truth = load_truth(lora)
+            truth = load_truth(lora.number)
             for card in load_scores(lora, "default")[0]:
                 if name != "fidelity" and name not in card.scores:
                     continue  # not computable with these training images
@@ -311,7 +310,7 @@ def main() -> None:
         "follows": judge_correlations(),
         "loras": rows,
     }
-    image_counts = [row["pictures"] for lora in LORAS for row in load_truth(lora).values()]
+    image_counts = [row["pictures"] for lora in LORAS for row in load_truth(lora.number).values()]
     text = table(report, min(image_counts))
     write_atomically(RESULTS / "selection.json", (json.dumps(report, indent=1) + "\n").encode())
     (RESULTS / "selection.md").write_text(text)
