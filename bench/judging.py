@@ -5,10 +5,11 @@ The judge is a classifier network of the drawn world, which no score uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import NamedTuple
+from statistics import mean
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from train.puppets.world.examples import (
 ATTRIBUTES = ("arms", "legs", "background", "outfit", "color")  # that requests contain
 DEMO = DATA_SETS["character"][0]
 BOOTSTRAPS = 1000
+Key = TypeVar("Key", bound=Hashable)
 # metric -> its name in tables and plots
 HEADINGS = {
     "obeyed": "all attributes correct",
@@ -137,6 +139,26 @@ def means_of(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     """Returns the mean of each metric, and `quality_of` them as `quality`."""
     means = {name: float(values.mean()) for name, values in metrics.items()}
     return {**means, "quality": quality_of(metrics)}
+
+
+def regret(
+    halves: Sequence[Mapping[Key, float]], picks: Sequence[Key], among: Iterable[Key]
+) -> float:
+    """Returns the share of the best checkpoint's quality that the picks lack, on average.
+
+    The best is chosen on one half of the judge's images and measured on the other, as its quality
+    is too high by chance where it is chosen. So the regret can be negative. It is averaged over
+    both ways to do this.
+
+    Args:
+        halves: the quality of each checkpoint by either half.
+        among: the checkpoints of which one is the best; picks need not be among them.
+    """
+    rivals, shares = [*among], []
+    for chosen, measured in (halves, halves[::-1]):
+        highest = measured[max(rivals, key=lambda key: chosen[key])]
+        shares += [1 - measured[pick] / highest for pick in picks]
+    return mean(shares)
 
 
 def quality_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Difference:

@@ -14,14 +14,13 @@ import logging
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
-from bench.judging import HEADINGS
+from bench.judging import HEADINGS, regret
 from bench.loras import (
     COUNT,
     EPOCHS,
@@ -157,20 +156,6 @@ def load_quality(lora: Lora, rounds: range) -> dict[int, float]:
     return {epoch: metrics["quality"] for epoch, metrics in load_truth(lora.number, rounds).items()}
 
 
-def regret(lora: Lora, epochs: list[int]) -> float:
-    """Returns the share of the best epoch's quality that these epochs lose, on average.
-
-    The best epoch is chosen on every other round of the judge, and its quality measured on the
-    other rounds: where it is chosen, it is too high by chance. Averaged over both ways to do this.
-    """
-    losses = []
-    for half in (0, 1):
-        chosen, measured = (load_quality(lora, range(i, ROUNDS, 2)) for i in (half, 1 - half))
-        highest = measured[max(chosen, key=lambda epoch: chosen[epoch])]
-        losses += [1 - measured[epoch] / highest for epoch in epochs]
-    return mean(losses)
-
-
 def regrets(policy: PolicyConfig) -> list[Row]:
     """Returns for each LoRA the share of the best epoch's quality that each rule loses.
 
@@ -184,7 +169,8 @@ def regrets(policy: PolicyConfig) -> list[Row]:
             continue
         best = max(quality, key=lambda epoch: quality[epoch])
         selections = selected_epochs(lora, policy)
-        loss = {rule: regret(lora, epochs) for rule, epochs in selections.items()}
+        halves = [load_quality(lora, range(half, ROUNDS, 2)) for half in (0, 1)]
+        loss = {rule: regret(halves, epochs, quality) for rule, epochs in selections.items()}
         rows.append({"lora": lora.number, "pictures": lora.data_set.name,
                      "settings": lora.describe(), "quality": quality, "best": best,
                      "picks": selections, "regret": loss})  # fmt: skip
@@ -235,10 +221,10 @@ def table(report: Row, image_count: float) -> str:
              f"({len(LORAS) - len(rows)} more diverged, without any usable checkpoint). Quality: "
              "geometric mean of the identity and the share of images with all attributes correct, "
              f"read by the judge from {image_count:.0f} images per checkpoint with random prompts. "
-             "Regret: share of the "
-             "best checkpoint's quality that a rule loses. One half of the images decides which "
-             "checkpoint is the best, and the other half measures, so a regret can be negative by "
-             "chance. *default* is the policy that a sweep uses by default.", ""]  # fmt: skip
+             "Regret: share of the best checkpoint's quality that a rule loses. One half of the "
+             "images decides which checkpoint is the best, and the other half measures, so a "
+             "regret can be negative by chance. *default* is the policy that a "
+             "sweep uses by default.", ""]  # fmt: skip
     lines += ["| rule | mean regret | worst regret |", "|---|---|---|"]
     for rule, average in sorted(report["mean_regret"].items(), key=lambda item: item[1]):
         lines.append(f"| {rule} | {average:.3f} | {report['worst_regret'][rule]:.3f} |")

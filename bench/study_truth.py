@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from bench.judging import regret
 from bench.study_data import Key, Sweep, truth_file
 from evaluate.scorecard import Scorecard
 
@@ -62,19 +63,14 @@ class Study:
     def regret(self, key: Key, among: Iterable[Key] | None = None) -> float:
         """Share of the best checkpoint's worth that a checkpoint lacks.
 
-        The best is chosen on one half of the judge's images, and both are measured on the other, so
-        the regret can be negative; it is averaged over both ways to do this.
+        See `bench.judging.regret`.
 
         Args:
             among: the checkpoints to compare with; by default all that were saved.
         """
-        keys = [*(self.cards if among is None else among)]
-        parts = []
-        for half in (0, 1):
-            best = max(keys, key=lambda other: self.worth(other, half))
-            highest = self.worth(best, 1 - half)
-            parts.append((highest - self.worth(key, 1 - half)) / highest)
-        return mean(parts)
+        rivals = [*(self.cards if among is None else among)]
+        halves = [{k: self.worth(k, half) for k in (*rivals, key)} for half in (0, 1)]
+        return regret(halves, [key], rivals)
 
     def trials(self) -> list[list[Key]]:
         """The checkpoints of each trial, in order."""
